@@ -1,0 +1,35 @@
+"""The ``mlcflow`` dialect: the attributes by which a module describes itself.
+
+It has no operations. Its attributes keep what a stage must know inside the module, so that
+a module saved to a file resumes where it stopped:
+
+=========================  ====================  ===============================================
+attribute                  on                    meaning
+=========================  ====================  ===============================================
+``mlcflow.input``          argument              name of a value the caller passes
+``mlcflow.parameter``      argument              name of a weight or buffer, passed by reference
+``mlcflow.prepared``       argument, result      value ``@prepare`` makes once from parameters
+``mlcflow.output``         result, argument      name of a value the caller receives
+``mlcflow.mutates``        result, argument      parameter or input that the result overwrites
+``mlcflow.dtype``          argument, result      element type where MLIR's is signless (``uint8``)
+``mlcflow.arena``          argument              scratch memory, in bytes, planned at compile time
+``mlcflow.status``         argument              0, or 1 + the number of a failed assertion
+``mlcflow.assertions``     module                messages of the assertions, in that order
+``mlcflow.interface``      module                the above for ``@main``, kept beyond LLVM types
+``mlcflow.kernel``         function              cut out of the graph as one kernel
+``mlcflow.rule``           function              the schedule rule that applied to the kernel
+=========================  ====================  ===============================================
+"""
+
+from __future__ import annotations
+
+from torch_mlir.dialects import ext
+
+
+class Attributes(ext.Dialect, name="mlcflow"):
+    """Owner of the ``mlcflow.*`` attribute names."""
+
+
+def load() -> None:
+    """Load the dialect into the current context (a second load in one context raises)."""
+    Attributes.load()

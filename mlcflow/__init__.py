@@ -1,0 +1,46 @@
+"""mlcflow: lower machine-learning models to native code with MLIR pipelines in Python."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlcflow.compiler import compile as compile
+    from mlcflow.errors import ExecutionError as ExecutionError
+    from mlcflow.errors import ImportModelError as ImportModelError
+    from mlcflow.errors import LoweringError as LoweringError
+    from mlcflow.errors import MlcflowError as MlcflowError
+    from mlcflow.errors import ScheduleError as ScheduleError
+    from mlcflow.errors import VerificationError as VerificationError
+    from mlcflow.passes import Pass as Pass
+    from mlcflow.pipeline import Pipeline as Pipeline
+    from mlcflow.pipeline import Stage as Stage
+    from mlcflow.runtime.executable import Executable as Executable
+    from mlcflow.target import Target as Target
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "compile": "compiler",
+    "Executable": "runtime.executable",
+    "Pass": "passes",
+    "Pipeline": "pipeline",
+    "Stage": "pipeline",
+    "Target": "target",
+    "ExecutionError": "errors",
+    "ImportModelError": "errors",
+    "LoweringError": "errors",
+    "MlcflowError": "errors",
+    "ScheduleError": "errors",
+    "VerificationError": "errors",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Load MLIR only when something that needs it is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mlcflow' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"mlcflow.{_HOMES[name]}"), name)

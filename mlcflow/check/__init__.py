@@ -1,0 +1,1 @@
+"""Knowing that a compiled model is right."""

@@ -1,0 +1,76 @@
+"""Comparing the results of a compiled model with those of the original."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mlcflow.errors import VerificationError
+from mlcflow.runtime.dtypes import NUMPY, is_tensor
+
+TOLERANCES: dict[str, tuple[float, float]] = {
+    "float64": (1e-7, 1e-7),
+    "complex128": (1e-7, 1e-7),
+    "float32": (1e-3, 1e-4),
+    "complex64": (1e-3, 1e-4),
+    "float16": (2e-2, 2e-2),
+    "bfloat16": (1e-1, 1e-1),
+}
+"""Relative and absolute tolerance by element type; other types must be equal."""
+
+
+def compare(actual: list, expected: list) -> None:
+    """Raise ``VerificationError`` with the worst element of each result that differs.
+
+    NaN equals NaN and an infinity equals itself. Results also must have the expected shapes
+    and element types.
+    """
+    if len(actual) != len(expected):
+        raise VerificationError(f"expected {len(expected)} results, got {len(actual)}")
+    problems = [
+        f"result {number}: {problem}"
+        for number, (a, e) in enumerate(zip(actual, expected, strict=True))
+        if (problem := _difference(a, e))
+    ]
+    if problems:
+        raise VerificationError(
+            "the compiled model differs from the original:\n  " + "\n  ".join(problems)
+        )
+
+
+def _difference(actual: Any, expected: Any) -> str:
+    """What is wrong with ``actual``; empty if nothing is."""
+    got, got_dtype = _array(actual)
+    want, dtype = _array(expected)
+    if got_dtype != dtype or got.shape != want.shape:
+        return f"expected {dtype}{list(want.shape)}, got {got_dtype}{list(got.shape)}"
+    relative, absolute = TOLERANCES.get(dtype, (0.0, 0.0))
+    with np.errstate(all="ignore"):
+        same = (got == want) | (np.isnan(got) & np.isnan(want))
+        error = np.where(same, 0.0, np.abs(got - want))
+        excess = np.where(same, 0.0, error - (absolute + relative * np.abs(want)))
+    bad = ~same & ~(excess <= 0)  # a NaN on one side only is never within the tolerance
+    if not bad.any():
+        return ""
+    score = np.where(bad, np.nan_to_num(excess, nan=np.inf), -np.inf)
+    worst = np.unravel_index(int(np.argmax(score)), got.shape)
+    return (
+        f"{int(bad.sum())} of {got.size} elements are wrong; the worst, at "
+        f"{[int(i) for i in worst]}, is {got[worst]} and should be {want[worst]} "
+        f"(tolerance for {dtype}: {relative:g} relative + {absolute:g} absolute)"
+    )
+
+
+def _array(value: Any) -> tuple[np.ndarray, str]:
+    """The value in a type wide enough to subtract, and the name of its own type."""
+    if is_tensor(value):
+        dtype = str(value.dtype).removeprefix("torch.")
+        value = value.detach().resolve_conj().resolve_neg()
+        array = value.float().numpy() if dtype == "bfloat16" else value.numpy()
+    else:
+        array = np.asarray(value)
+        dtype = array.dtype.name
+    if NUMPY[dtype].kind in "iub":
+        return array.astype(object) if dtype == "uint64" else array.astype(np.int64), dtype
+    return array.astype(np.complex128 if NUMPY[dtype].kind == "c" else np.float64), dtype

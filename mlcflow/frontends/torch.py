@@ -1,0 +1,292 @@
+"""PyTorch models, through ``torch.export`` and torch-mlir's FX importer.
+
+The importer's own route copies every weight into the IR, through Python lists. Here the
+parameters, buffers and constants become leading arguments of ``@main`` that name the tensor
+they stand for: the text of the module does not grow with the weights, and their bytes stay
+where the model has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
+from torch.utils import _pytree as pytree
+from torch_mlir.extras.fx_decomp_util import get_decomposition_table
+from torch_mlir.extras.fx_importer import FxImporter
+
+from mlcflow import mlir
+from mlcflow.errors import ImportModelError
+from mlcflow.frontends import Imported
+from mlcflow.frontends.torch_ops import NodeImporter, unsupported
+from mlcflow.mlir import ir
+from mlcflow.passes import Pass
+
+TO_TORCH_BACKEND = (
+    Pass("torch-match-quantized-custom-ops", on="func.func"),
+    Pass("torchdynamo-export-to-torch-backend-pipeline", backend_legal_ops="aten.adaptive_max_pool2d"),
+)  # fmt: skip
+TO_LINALG = Pass("torch-backend-to-linalg-on-tensors-backend-pipeline")
+
+_PARAMETER_KINDS = {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}
+_MUTATION_KINDS = {
+    OutputKind.BUFFER_MUTATION,
+    OutputKind.PARAMETER_MUTATION,
+    OutputKind.USER_INPUT_MUTATION,
+}
+
+
+def import_torch(
+    model: Callable[..., Any],
+    args: tuple,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+) -> Imported:
+    """Import a ``torch.nn.Module``, an ``ExportedProgram`` or a function of tensors.
+
+    ``args`` and ``kwargs`` are example inputs; shapes are fixed to theirs, except for the
+    dimensions that ``dynamic_shapes`` (as in ``torch.export``) leaves open; all open ones must
+    be the same one. Raises ``ImportModelError`` that lists every unsupported operation.
+    """
+    program = _export(model, args, kwargs or {}, dynamic_shapes)
+    program = _decompose(program)
+    _check_dynamic(program)
+    signature = program.graph_signature
+    constants, results = _strip_constants(program.graph, signature)
+    module = _import_graph(program)
+    _lower(module)
+    _annotate(module, program, results)
+    return Imported(
+        module,
+        {
+            spec.target: _contiguous(program, spec.target)
+            for spec in signature.input_specs
+            if spec.kind in _PARAMETER_KINDS
+        },
+        flatten=_flattener(program.call_spec.in_spec, constants),
+        unflatten=_unflattener(program.call_spec.out_spec, signature),
+        positional=_is_positional(program.call_spec.in_spec) and not constants,
+        tensors=True,
+    )
+
+
+def _export(
+    model: Callable[..., Any], args: tuple, kwargs: dict, dynamic_shapes: Any
+) -> torch.export.ExportedProgram:
+    if isinstance(model, torch.export.ExportedProgram):
+        return model
+    if not isinstance(model, torch.nn.Module):
+        model = _Function(model)
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
+            )
+    except Exception as error:  # torch.export raises many kinds, user code any kind
+        raise ImportModelError(
+            f"torch.export refused the model: {type(error).__name__}: {error}\n"
+            "  to see it alone: torch.export.export(model, args, strict=False)"
+        ) from error
+
+
+class _Function(torch.nn.Module):
+    """A function of tensors as the module that ``torch.export`` asks for."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def _decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    try:
+        with torch.no_grad():
+            return program.run_decompositions(get_decomposition_table())
+    except Exception as error:
+        raise ImportModelError(
+            f"decomposing the exported program failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_dynamic(program: torch.export.ExportedProgram) -> None:
+    """Refuse two open dimensions: torch-mlir merges them wrongly, without a word.
+
+    A view that merges two dynamic dimensions is miscompiled
+    (https://github.com/llvm/torch-mlir/issues/3852).
+    """
+    names = sorted(
+        {
+            str(size)
+            for node in program.graph.nodes
+            if node.op == "placeholder" and isinstance(node.meta.get("val"), torch.Tensor)
+            for size in node.meta["val"].shape
+            if isinstance(size, torch.SymInt)
+        }
+    )
+    if len(names) > 1:
+        raise ImportModelError(
+            f"dynamic_shapes: expected one open dimension, found {len(names)} ({', '.join(names)});"
+            " give the same torch.export.Dim to all, or compile once for each size"
+        )
+
+
+def _strip_constants(graph: torch.fx.Graph, signature: Any) -> tuple[dict[int, Any], list]:
+    """Remove what is no tensor from the inputs and outputs of the graph.
+
+    Returns the constant user inputs by position, and the specs of the outputs that remain.
+    """
+    placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    constants: dict[int, Any] = {}
+    user_inputs = [s for s in signature.input_specs if s.kind == InputKind.USER_INPUT]
+    for position, spec in enumerate(user_inputs):
+        if isinstance(spec.arg, ConstantArgument):
+            constants[position] = spec.arg.value
+            if spec.arg.name in placeholders:
+                graph.erase_node(placeholders[spec.arg.name])
+        elif not isinstance(spec.arg, TensorArgument):
+            raise ImportModelError(
+                f"input '{spec.arg.name}': expected a tensor or a constant, found "
+                f"{type(spec.arg).__name__}; pass the number as a 0-d tensor"
+            )
+    output = next(node for node in graph.nodes if node.op == "output")
+    kept, results = [], []
+    for node, spec in zip(output.args[0], signature.output_specs, strict=True):
+        if not isinstance(spec.arg, ConstantArgument):
+            kept.append(node)
+            results.append(spec)
+    output.args = (tuple(kept),)
+    return constants, results
+
+
+def _import_graph(program: torch.export.ExportedProgram) -> ir.Module:
+    importer = FxImporter(context=mlir.context(), graph_node_importer_cls=NodeImporter)
+    try:
+        importer.import_graph_module(program.graph_module)
+    except Exception as error:
+        raise ImportModelError(
+            f"torch-mlir's importer failed: {type(error).__name__}: {error}"
+        ) from error
+    return importer.module
+
+
+def _lower(module: ir.Module) -> None:
+    """From the torch dialect to linalg on tensors, or a list of all that stands in the way."""
+    imported = mlir.clone(module)
+    try:
+        for step in (*TO_TORCH_BACKEND, TO_LINALG):
+            step(module)
+    except ir.MLIRError as error:
+        found = unsupported(imported, (*TO_TORCH_BACKEND, TO_LINALG))
+        lines = found or [d.message for d in error.error_diagnostics]
+        raise ImportModelError(
+            f"torch-mlir cannot lower {len(lines)} operation(s) of this model to linalg:\n  "
+            + "\n  ".join(lines)
+            + "\n  rewrite them in PyTorch, or register a decomposition for them"
+        ) from error
+
+
+def _annotate(module: ir.Module, program: torch.export.ExportedProgram, results: list) -> None:
+    """Name the arguments and results of ``@main``."""
+    with module.context:
+        main = next(op for op in module.body.operations if _symbol(op) == "main")
+        values = {
+            node.name: node.meta.get("val")
+            for node in program.graph.nodes
+            if node.op == "placeholder"
+        }
+        arguments = []
+        for spec in program.graph_signature.input_specs:
+            if isinstance(spec.arg, ConstantArgument):
+                continue
+            role = "parameter" if spec.kind in _PARAMETER_KINDS else "input"
+            name = spec.target if role == "parameter" else spec.arg.name
+            attributes = {f"mlcflow.{role}": ir.StringAttr.get(name)}
+            arguments.append(attributes | _tensor_attributes(values.get(spec.arg.name)))
+        nodes = {node.name: node.meta.get("val") for node in program.graph.nodes}
+        outputs = []
+        for number, spec in enumerate(results):
+            mutates = spec.kind in _MUTATION_KINDS
+            attributes = {
+                "mlcflow.mutates" if mutates else "mlcflow.output": ir.StringAttr.get(
+                    spec.target if mutates else str(number)
+                )
+            }
+            outputs.append(attributes | _tensor_attributes(nodes.get(spec.arg.name)))
+        main.attributes["arg_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(a) for a in arguments])
+        main.attributes["res_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(a) for a in outputs])
+
+
+def _tensor_attributes(value: Any) -> dict[str, ir.Attribute]:
+    """What the MLIR type does not tell of a tensor: unsigned elements, named dimensions."""
+    attributes: dict[str, ir.Attribute] = {}
+    if isinstance(value, torch.Tensor):
+        if value.dtype == torch.uint8:
+            attributes["mlcflow.dtype"] = ir.StringAttr.get("uint8")
+        if any(isinstance(size, torch.SymInt) for size in value.shape):
+            names = [ir.StringAttr.get(str(size)) for size in value.shape]
+            attributes["mlcflow.dims"] = ir.ArrayAttr.get(names)
+    return attributes
+
+
+def _symbol(op: ir.OpView) -> str:
+    return ir.StringAttr(op.operation.attributes["sym_name"]).value
+
+
+def _contiguous(program: torch.export.ExportedProgram, name: str) -> torch.Tensor:
+    """The tensor behind a parameter, buffer or constant; copied only if it has gaps."""
+    tensor = program.state_dict.get(name)
+    if tensor is None:
+        tensor = program.constants[name]
+    return tensor.detach().resolve_conj().resolve_neg().contiguous()
+
+
+def _is_positional(in_spec: pytree.TreeSpec) -> bool:
+    """Whether the call takes tensors by position and nothing else."""
+    args, kwargs = in_spec.children()
+    return not kwargs.children() and all(child.is_leaf() for child in args.children())
+
+
+def _flattener(
+    in_spec: pytree.TreeSpec, constants: dict[int, Any]
+) -> Callable[[tuple, dict[str, Any]], list]:
+    names = in_spec.children()[1].context or []
+
+    def flatten(args: tuple, kwargs: dict[str, Any]) -> list:
+        if set(kwargs) != set(names):
+            raise TypeError(f"keyword arguments: expected {list(names)}, got {list(kwargs)}")
+        ordered = {name: kwargs[name] for name in names}
+        leaves, spec = pytree.tree_flatten((args, ordered))
+        if spec != in_spec:
+            raise TypeError(f"structure of the arguments: expected {in_spec}, got {spec}")
+        for position, value in constants.items():
+            if leaves[position] != value:
+                raise TypeError(
+                    f"input {position} was the constant {value!r} when the model was compiled,"
+                    f" got {leaves[position]!r}; compile again for another value"
+                )
+        return [leaf for position, leaf in enumerate(leaves) if position not in constants]
+
+    return flatten
+
+
+def _unflattener(out_spec: pytree.TreeSpec, signature: Any) -> Callable[[list], Any]:
+    outputs = [s.arg for s in signature.output_specs if s.kind == OutputKind.USER_OUTPUT]
+    fixed: dict[int, Any] = {
+        i: arg.value for i, arg in enumerate(outputs) if isinstance(arg, ConstantArgument)
+    }
+    numbers = [not isinstance(arg, TensorArgument | ConstantArgument) for arg in outputs]
+
+    def unflatten(results: list) -> Any:
+        rest = iter(results)
+        leaves: list[Any] = [fixed[i] if i in fixed else next(rest) for i in range(len(outputs))]
+        leaves = [x.item() if number else x for x, number in zip(leaves, numbers, strict=True)]
+        return pytree.tree_unflatten(leaves, out_spec)
+
+    if out_spec.is_leaf() and not fixed and not any(numbers):
+        return lambda results: results[0]
+    return unflatten

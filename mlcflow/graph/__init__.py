@@ -1,0 +1,1 @@
+"""The computation graph: its interface, its kernels, its memory."""

@@ -1,0 +1,118 @@
+"""The entry functions of a module: what they take and give."""
+
+from __future__ import annotations
+
+from mlcflow.errors import MlcflowError
+from mlcflow.mlir import func, ir, tensor
+
+_ROLES = ("input", "parameter", "prepared", "output", "mutates", "arena", "status")
+ENTRY_POINTS = ("main", "prepare")
+
+
+def entry_points(module: ir.Module) -> list[func.FuncOp]:
+    """``@main`` and, where there is one, ``@prepare``."""
+    return [
+        op
+        for op in module.body.operations
+        if isinstance(op, func.FuncOp) and op.name.value in ENTRY_POINTS and not op.is_external
+    ]
+
+
+def normalize_interface(module: ir.Module) -> None:
+    """Make every argument and result of the entry points a tensor or memref with a name.
+
+    Scalars become tensors of rank 0. Names that are missing are made up: ``arg0``, ``0``.
+    Raises ``MlcflowError`` when there is no ``@main``.
+    """
+    functions = entry_points(module)
+    if not any(function.name.value == "main" for function in functions):
+        found = [str(op.name) for op in module.body.operations if isinstance(op, func.FuncOp)]
+        raise MlcflowError(
+            "expected a function @main with a body, found "
+            + (", ".join(found) if found else "no function at all")
+        )
+    for function in functions:
+        _wrap_scalars(function)
+        arguments = _named(function, "arg_attrs", len(function.type.inputs), "input", "arg")
+        results = _named(function, "res_attrs", len(function.type.results), "output", "")
+        function.attributes["arg_attrs"] = arguments
+        function.attributes["res_attrs"] = results
+
+
+def _wrap_scalars(function: func.FuncOp) -> None:
+    block = function.entry_block
+    for argument in block.arguments:
+        if not isinstance(argument.type, ir.ShapedType):
+            scalar = argument.type
+            uses = list(argument.uses)
+            argument.set_type(ir.RankedTensorType.get([], scalar))
+            if uses:
+                with ir.InsertionPoint.at_block_begin(block):
+                    value = tensor.extract(argument, [])
+                for use in uses:
+                    use.owner.operands[use.operand_number] = value
+    terminator = block.operations[len(block.operations) - 1]
+    for index, operand in enumerate(terminator.operands):
+        if not isinstance(operand.type, ir.ShapedType):
+            with ir.InsertionPoint(terminator):
+                wrapped = tensor.from_elements(ir.RankedTensorType.get([], operand.type), [operand])
+            terminator.operands[index] = wrapped
+    types = ir.FunctionType.get(
+        [argument.type for argument in block.arguments],
+        [operand.type for operand in terminator.operands],
+    )
+    function.attributes["function_type"] = ir.TypeAttr.get(types)
+
+
+def _named(function: func.FuncOp, key: str, count: int, role: str, prefix: str) -> ir.ArrayAttr:
+    """The argument or result attributes of ``function``, each with a role and a name."""
+    given = list(ir.ArrayAttr(function.attributes[key])) if key in function.attributes else []
+    named = []
+    for number in range(count):
+        entries = {entry.name: entry.attr for entry in ir.DictAttr(given[number])} if given else {}
+        if not any(f"mlcflow.{known}" in entries for known in _ROLES):
+            entries[f"mlcflow.{role}"] = ir.StringAttr.get(f"{prefix}{number}")
+        named.append(ir.DictAttr.get(entries))
+    return ir.ArrayAttr.get(named)
+
+
+def record_interface(module: ir.Module) -> None:
+    """Keep the interface as an attribute of the module, which outlives the lowering to LLVM.
+
+    Runs on memrefs, as the last step before the LLVM dialect. Also asks for the C interface
+    of the entry points, through which the runtime calls them.
+    """
+    interface = {}
+    for function in entry_points(module):
+        ports = [
+            _port(ir.DictAttr(attributes), kind, returned=True)
+            for attributes, kind in _attributes(function, "res_attrs", function.type.results)
+        ]
+        ports += [
+            _port(ir.DictAttr(attributes), kind, returned=False)
+            for attributes, kind in _attributes(function, "arg_attrs", function.type.inputs)
+        ]
+        interface[function.name.value] = ir.ArrayAttr.get(ports)
+        function.attributes["llvm.emit_c_interface"] = ir.UnitAttr.get()
+    module.operation.attributes["mlcflow.interface"] = ir.DictAttr.get(interface)
+
+
+def _attributes(
+    function: func.FuncOp, key: str, types: list[ir.Type]
+) -> list[tuple[ir.Attribute, ir.Type]]:
+    return list(zip(ir.ArrayAttr(function.attributes[key]), types, strict=True)) if types else []
+
+
+def _port(attributes: ir.DictAttr, kind: ir.Type, *, returned: bool) -> ir.DictAttr:
+    role = next(role for role in _ROLES if f"mlcflow.{role}" in attributes)
+    entries: dict[str, ir.Attribute] = {
+        "role": ir.StringAttr.get(role),
+        "name": attributes[f"mlcflow.{role}"],
+        "type": ir.TypeAttr.get(kind),
+    }
+    for extra in ("dtype", "dims"):
+        if f"mlcflow.{extra}" in attributes:
+            entries[extra] = attributes[f"mlcflow.{extra}"]
+    if returned:
+        entries["returned"] = ir.UnitAttr.get()
+    return ir.DictAttr.get(entries)

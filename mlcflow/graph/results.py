@@ -1,0 +1,62 @@
+"""Destination passing: results are memory that the caller owns."""
+
+from __future__ import annotations
+
+from mlcflow.graph.interface import entry_points
+from mlcflow.mlir import bufferization, ir, linalg, memref, walk
+from mlcflow.passes import Pass
+
+_TO_ARGUMENTS = Pass(
+    "buffer-results-to-out-params",
+    modify_public_functions=True,
+    hoist_static_allocs=True,
+)
+
+
+def restrict_borders(module: ir.Module) -> None:
+    """State that tensors made from memory by an earlier bufferization alias no other.
+
+    One-shot bufferization asks for it; an earlier, operation-wise one copies at each border,
+    so it holds.
+    """
+    for op in walk(module.operation):
+        if isinstance(op, bufferization.ToTensorOp):
+            op.attributes["restrict"] = ir.UnitAttr.get()
+
+
+def results_to_arguments(module: ir.Module) -> None:
+    """Turn the results of the entry points into arguments that the caller allocates.
+
+    A result whose size only the function knows stays a result: then all do, since the upstream
+    pass changes all or none.
+    """
+    types = [kind for function in entry_points(module) for kind in function.type.results]
+    if all(ir.MemRefType(kind).has_static_shape for kind in types):
+        _TO_ARGUMENTS(module)
+
+
+def copy_without_runtime(module: ir.Module) -> None:
+    """Copy memory by a linalg operation: ``memref.copy`` of strided memory calls a C function
+    that the wheel does not carry.
+    """
+    for op in walk(module.operation):
+        if isinstance(op, memref.CopyOp):
+            with ir.InsertionPoint(op), op.location:
+                rank = ir.MemRefType(op.target.type).rank
+                identity = ir.AffineMap.get_identity(rank)
+                _generic_copy(op.source, op.target, identity)
+            op.operation.erase()
+
+
+def _generic_copy(source: ir.Value, target: ir.Value, identity: ir.AffineMap) -> None:
+    generic = linalg.GenericOp(
+        [],
+        [source],
+        [target],
+        ir.ArrayAttr.get([ir.AffineMapAttr.get(identity)] * 2),
+        ir.ArrayAttr.get([ir.Attribute.parse("#linalg.iterator_type<parallel>")] * identity.n_dims),
+    )
+    element = ir.MemRefType(target.type).element_type
+    block = generic.regions[0].blocks.append(element, element)
+    with ir.InsertionPoint(block):
+        linalg.YieldOp([block.arguments[0]])

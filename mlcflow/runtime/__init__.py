@@ -1,0 +1,1 @@
+"""Running compiled modules: types, calling convention, machine code, the executable."""

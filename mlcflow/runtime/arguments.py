@@ -1,0 +1,91 @@
+"""Checks and conversions of what a caller passes and receives."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from mlcflow.errors import ExecutionError
+from mlcflow.runtime.dtypes import is_tensor, torch_module
+from mlcflow.runtime.frame import Frame
+from mlcflow.runtime.interface import Port
+from mlcflow.runtime.machine_code import free
+
+
+def accept(port: Port, start: int, value: Any, frame: Frame, sizes: dict[str, int]) -> Any:
+    """``value`` as a contiguous array that fits ``port``; copied only if it has gaps.
+
+    ``sizes`` collects the run-time sizes by name. Raises ``ExecutionError``.
+    """
+    if is_tensor(value):
+        if value.device.type != "cpu":
+            raise ExecutionError(f"{port}: expected a tensor on the CPU, got {value.device}")
+        dtype = str(value.dtype).removeprefix("torch.")
+        value = value.detach().resolve_conj().resolve_neg().contiguous()
+    elif isinstance(value, np.ndarray):
+        dtype = value.dtype.name if value.dtype.isnative else str(value.dtype)
+        value = np.ascontiguousarray(value).reshape(value.shape)  # it makes 0-d arrays 1-d
+    else:
+        raise ExecutionError(
+            f"{port}: expected a numpy array or a torch tensor, got {type(value).__name__}"
+        )
+    shape = tuple(value.shape)
+    if dtype != port.dtype:
+        raise ExecutionError(f"{port}: expected {port.dtype}, got {dtype}")
+    if shape != port.shape:
+        _check_shape(port, shape, sizes)
+        frame.set_shape(start, shape)
+    return value
+
+
+def _check_shape(port: Port, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+    fits = len(shape) == len(port.shape) and all(
+        want in (-1, size) for want, size in zip(port.shape, shape, strict=False)
+    )
+    if not fits:
+        raise ExecutionError(f"{port}: got an array of shape {shape}")
+    for name, want, size in zip(port.dims, port.shape, shape, strict=False):
+        if want == -1 and sizes.setdefault(name, size) != size:
+            raise ExecutionError(
+                f"{port}: dimension {name} is {size} here and {sizes[name]} in an earlier input"
+            )
+
+
+def empty(port: Port, *, tensor: bool) -> Any:
+    """Memory for a result of known size."""
+    if tensor:
+        torch = torch_module()
+        assert torch is not None
+        return torch.empty(port.shape, dtype=getattr(torch, port.dtype))
+    return np.empty(port.shape, port.numpy)
+
+
+def take(port: Port, start: int, frame: Frame, owned: set[int]) -> np.ndarray:
+    """Copy a result that the function allocated; adds the memory to free to ``owned``."""
+    allocated, pointer, sizes, strides = frame.read(start, port)
+    itemsize = port.numpy.itemsize
+    owned.add(allocated)
+    if 0 in sizes:
+        return np.empty(sizes, port.numpy)
+    extent = sum((n - 1) * s for n, s in zip(sizes, strides, strict=True)) + 1
+    memory = memoryview((ctypes.c_char * (extent * itemsize)).from_address(pointer))
+    raw = np.frombuffer(memory, port.numpy)
+    steps = [s * itemsize for s in strides]
+    return np.lib.stride_tricks.as_strided(raw, sizes, steps).copy()
+
+
+def as_tensor(array: np.ndarray, port: Port) -> Any:
+    """A torch tensor over the memory of ``array``."""
+    torch = torch_module()
+    assert torch is not None
+    if port.dtype == "bfloat16":  # numpy's bfloat16 is not one that torch knows
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def release(owned: set[int]) -> None:
+    """Free the memory that :func:`take` collected."""
+    for pointer in owned:
+        free(pointer)

@@ -1,0 +1,113 @@
+"""The trusted, slow lowering: loops, no fusion. Runs whatever torch-mlir can import.
+
+It also lowers the module of any stage of another pipeline, which is how a stage's numbers are
+compared with those of the stage before: each step leaves alone what it does not know.
+"""
+
+from __future__ import annotations
+
+from mlcflow.graph.assertions import drop_needless_assertions, report_assertions
+from mlcflow.graph.interface import normalize_interface, record_interface
+from mlcflow.graph.results import (
+    copy_without_runtime,
+    restrict_borders,
+    results_to_arguments,
+)
+from mlcflow.passes import Pass
+from mlcflow.pipeline import Pipeline, Stage, Step
+from mlcflow.target import Target
+
+
+def pipeline(target: Target, *, opt_level: int = 1) -> Pipeline:
+    """Loops in the order in which linalg states them; every value in memory."""
+    return Pipeline(
+        "reference",
+        (
+            Stage("simplify", *simplify()),
+            Stage("bufferize", *bufferize()),
+            Stage("loops", *loops()),
+            Stage("llvm", *to_llvm()),
+        ),
+        opt_level=opt_level,
+    )
+
+
+def simplify() -> tuple[Step, ...]:
+    """One function with a named interface, without what neither runs nor matters."""
+    return (
+        Pass("canonicalize"),
+        Pass("convert-shape-to-std"),
+        Pass("inline"),
+        normalize_interface,
+        drop_needless_assertions,
+        # Padding and concatenation have no bufferization of their own worth having.
+        Pass("refback-generalize-tensor-pad", on="func.func"),
+        Pass("refback-generalize-tensor-concat", on="func.func"),
+        Pass("cse"),
+    )
+
+
+def bufferize() -> tuple[Step, ...]:
+    """From tensors to memory. Results become arguments where their size is known."""
+    return (
+        # One-shot analysis miscompiles tm_tensor operations (a cumulative sum reads what it
+        # wrote), so they go to memory first, with copies at their borders.
+        Pass("tm-tensor-bufferize", on="func.func"),
+        restrict_borders,
+        Pass(
+            "one-shot-bufferize",
+            bufferize_function_boundaries=True,
+            function_boundary_type_conversion="identity-layout-map",
+            allow_return_allocs_from_loops=True,
+        ),
+        Pass("refback-mlprogram-bufferize"),
+        results_to_arguments,
+        Pass("buffer-deallocation-pipeline"),
+        Pass("convert-bufferization-to-memref"),
+        record_interface,
+    )
+
+
+def loops() -> tuple[Step, ...]:
+    """Every linalg and tm_tensor operation as a nest of loops over scalars."""
+    return (
+        Pass("tm-tensor-to-loops", on="func.func"),
+        copy_without_runtime,
+        Pass("convert-linalg-to-loops", on="func.func"),
+        report_assertions,
+    )
+
+
+def to_llvm() -> tuple[Step, ...]:
+    """From loops, vectors and memory to the LLVM dialect."""
+    return (
+        Pass("lower-affine"),
+        Pass("convert-vector-to-scf"),
+        Pass("convert-scf-to-cf"),
+        # bf16 arithmetic is widened to f32 around each operation; before the math lowering,
+        # which knows no bf16.
+        Pass("arith-expand", on="func.func", include_bf16=True),
+        Pass("memref-expand", on="func.func"),
+        Pass("convert-complex-to-standard"),
+        Pass(
+            "math-extend-to-supported-types",
+            on="func.func",
+            extra_types="f64",
+            target_type="f32",
+        ),
+        Pass("convert-math-to-llvm", on="func.func"),
+        Pass("convert-math-to-libm"),
+        Pass("arith-expand", on="func.func", include_bf16=True),
+        Pass("expand-strided-metadata"),
+        Pass("lower-affine"),
+        Pass("canonicalize"),
+        Pass("convert-vector-to-llvm"),
+        Pass("finalize-memref-to-llvm"),
+        Pass("convert-complex-to-llvm"),
+        Pass("convert-arith-to-llvm"),
+        Pass("convert-index-to-llvm"),
+        Pass("convert-ub-to-llvm"),
+        Pass("convert-func-to-llvm"),
+        Pass("convert-cf-to-llvm"),
+        Pass("reconcile-unrealized-casts"),
+    )  # fmt: skip
