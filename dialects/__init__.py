@@ -9,7 +9,6 @@ if not __name__.startswith("mlcflow."):
     )
 
 from mlcflow.dialects import attributes
-
 from mlcflow.mlir import ir
 
 DIALECTS = {"mlcflow": attributes.load}

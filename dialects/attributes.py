@@ -26,7 +26,7 @@ from __future__ import annotations
 from torch_mlir.dialects import ext
 
 
-class Attributes(ext.Dialect, name="mlcflow"):
+class Attributes(ext.Dialect, name="mlcflow"):  # type: ignore[call-arg]
     """Owner of the ``mlcflow.*`` attribute names."""
 
 

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mlcflow.pipelines import cpu, reference
-
 from mlcflow.errors import MlcflowError, unknown_name
 from mlcflow.pipeline import Pipeline
+from mlcflow.pipelines import cpu, reference
 from mlcflow.target import Target
 
 PIPELINES: dict[str, Callable[..., Pipeline]] = {

@@ -26,8 +26,11 @@ from mlcflow.passes import Pass
 
 TO_TORCH_BACKEND = (
     Pass("torch-match-quantized-custom-ops", on="func.func"),
-    Pass("torchdynamo-export-to-torch-backend-pipeline", backend_legal_ops="aten.adaptive_max_pool2d"),
-)  # fmt: skip
+    Pass(
+        "torchdynamo-export-to-torch-backend-pipeline",
+        backend_legal_ops="aten.adaptive_max_pool2d",
+    ),
+)
 TO_LINALG = Pass("torch-backend-to-linalg-on-tensors-backend-pipeline")
 
 _PARAMETER_KINDS = {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}
