@@ -15,29 +15,37 @@ from mlcflow.runtime.machine_code import free
 
 
 def accept(port: Port, start: int, value: Any, frame: Frame, sizes: dict[str, int]) -> Any:
-    """``value`` as a contiguous array that fits ``port``; copied only if it has gaps.
+    """``value`` as an array that fits ``port``; copied only if it has gaps or is misaligned.
 
     ``sizes`` collects the run-time sizes by name. Raises ``ExecutionError``.
     """
     if is_tensor(value):
         if value.device.type != "cpu":
             raise ExecutionError(f"{port}: expected a tensor on the CPU, got {value.device}")
+        if str(value.layout) != "torch.strided":
+            raise ExecutionError(f"{port}: expected a dense tensor, got {value.layout}")
         dtype = str(value.dtype).removeprefix("torch.")
-        value = value.detach().resolve_conj().resolve_neg().contiguous()
-    elif isinstance(value, np.ndarray):
+    elif isinstance(value, np.ndarray | np.generic):
         dtype = value.dtype.name if value.dtype.isnative else str(value.dtype)
-        value = np.ascontiguousarray(value).reshape(value.shape)  # it makes 0-d arrays 1-d
     else:
         raise ExecutionError(
             f"{port}: expected a numpy array or a torch tensor, got {type(value).__name__}"
         )
-    shape = tuple(value.shape)
     if dtype != port.dtype:
         raise ExecutionError(f"{port}: expected {port.dtype}, got {dtype}")
+    shape = tuple(value.shape)
     if shape != port.shape:
         _check_shape(port, shape, sizes)
         frame.set_shape(start, shape)
-    return value
+    return _without_gaps(value, port)
+
+
+def _without_gaps(value: Any, port: Port) -> Any:
+    """``value`` as generated code reads it: contiguous, aligned, nothing left to negate."""
+    if is_tensor(value):
+        value = value.detach().resolve_conj().resolve_neg().contiguous()
+        return value.clone() if value.data_ptr() % port.numpy.alignment else value
+    return np.asarray(np.require(value, requirements=("C", "A")))
 
 
 def _check_shape(port: Port, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
@@ -51,15 +59,6 @@ def _check_shape(port: Port, shape: tuple[int, ...], sizes: dict[str, int]) -> N
             raise ExecutionError(
                 f"{port}: dimension {name} is {size} here and {sizes[name]} in an earlier input"
             )
-
-
-def empty(port: Port, *, tensor: bool) -> Any:
-    """Memory for a result of known size."""
-    if tensor:
-        torch = torch_module()
-        assert torch is not None
-        return torch.empty(port.shape, dtype=getattr(torch, port.dtype))
-    return np.empty(port.shape, port.numpy)
 
 
 def take(port: Port, start: int, frame: Frame, owned: set[int]) -> np.ndarray:

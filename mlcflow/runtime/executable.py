@@ -12,9 +12,9 @@ from mlcflow.errors import ExecutionError
 from mlcflow.frontends import Imported
 from mlcflow.mlir import ir
 from mlcflow.pipeline import Pipeline, Stages
-from mlcflow.runtime.arguments import accept, as_tensor, empty, release, take
-from mlcflow.runtime.dtypes import is_tensor
-from mlcflow.runtime.frame import Frame, Layout, aligned
+from mlcflow.runtime.arguments import accept, as_tensor, release, take
+from mlcflow.runtime.dtypes import is_tensor, torch_module
+from mlcflow.runtime.frame import Frame, Layout, address, aligned, array_address, row_major_strides
 from mlcflow.runtime.interface import Port, read_interface
 from mlcflow.runtime.machine_code import MachineCode
 
@@ -40,14 +40,13 @@ class Executable:
         self.parameters: Mapping[str, Any] = imported.parameters
         self.inputs = [port for port in ports if port.role == "input"]
         self.outputs = [port for port in ports if port.role == "output"]
-        self._imported = imported
+        self._positional, self._tensors = imported.positional, imported.tensors
+        self._flatten_arguments, self._unflatten = imported.flatten, imported.unflatten
         self._layout = Layout(ports)
         placed = list(zip(ports, self._layout.starts, strict=True))
-        self._arguments = [
-            (port, start, port.numpy, port.shape) for port, start in placed if port.role == "input"
-        ]
         self._results = [(p, start) for p, start in placed if p.role in ("output", "mutates")]
         self._plain = all(p.role == "output" and not p.returned for p, _ in self._results)
+        self._tabulate()
         self._failed: dict[int, int] = {}  # thread -> number of the failed assertion
         self._code = MachineCode(module, pipeline.opt_level, self._on_assertion)
         self._entry = self._code.entry("main")
@@ -55,6 +54,26 @@ class Executable:
         self._held: dict[str, Any] = {}
         self._frames: list[Frame] = []
         self.prepare()
+
+    def _tabulate(self) -> None:
+        """Look up in advance what a call needs, so that it only compares and writes words."""
+        self._torch = torch = torch_module()
+        self._tensor_class: Any = None
+        self._arguments: list[tuple] = []
+        self._allocated: list[tuple] = []
+        for port, start in zip(self._layout.ports, self._layout.starts, strict=True):
+            tensor_type = getattr(torch, port.dtype, None)
+            if port.role == "input":
+                # A complex tensor may be conjugated in name only: never the short way.
+                short = None if port.numpy.kind == "c" else tensor_type
+                mask = port.numpy.alignment - 1
+                self._arguments.append((port, start, mask, port.shape, port.numpy, short))
+            elif port.role in ("output", "mutates") and not port.returned:
+                strides = tuple(row_major_strides(port.shape))
+                self._allocated.append((start, port.shape, strides, port.numpy, tensor_type))
+        if torch is not None:
+            self._tensor_class, self._strided = torch.Tensor, torch.strided
+            self._empty, self._cpu = torch.empty_strided, torch.device("cpu")
 
     def prepare(self) -> None:
         """Compute again what depends on the parameters alone; call it when they changed."""
@@ -70,54 +89,84 @@ class Executable:
             self._run(self._code.entry("prepare"), frame)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model. Raises ``ExecutionError`` for arguments that do not fit."""
-        arrays: Any = args
-        if kwargs or not self._imported.positional:
-            arrays = self._flatten(args, kwargs)
+        """Run the model. Raises ``ExecutionError`` for arguments that do not fit.
+
+        torch tensors come back if one came in, or if a torch model takes no arrays at all.
+        """
+        flat = self._positional and not kwargs
+        arrays: Any = args if flat else self._flatten(args, kwargs)
         if len(arrays) != len(self._arguments):
             expected = "; ".join(map(str, self.inputs))
             raise ExecutionError(
                 f"expected {len(self._arguments)} inputs ({expected}), got {len(arrays)}"
             )
+        frames = self._frames  # this call's: ``prepare`` starts a new list
         try:
-            frame = self._frames.pop()  # atomic: a frame serves one call at a time
+            frame = frames.pop()  # atomic: a frame serves one call at a time
         except IndexError:
             frame = Frame(self._layout, self._held)
-        words = frame.words
-        kept: list = []  # copies of arrays with gaps, alive until the call is over
+        try:
+            kept: list = []  # copies of arrays with gaps, alive until the call is over
+            tensors = self._place_inputs(arrays, frame, kept)
+            results = self._place_results(frame.words, tensors)
+            self._run(self._entry, frame)
+            if not self._plain:
+                results = self._collect(frame, results, arrays, tensors)
+        finally:
+            frames.append(frame)
+        return self._unflatten(results)
+
+    def _place_inputs(self, arrays: Any, frame: Frame, kept: list) -> bool:
+        """Point the descriptors at the inputs; returns whether the results are tensors.
+
+        What fits and has no gaps takes the two short ways, which cost a microsecond less than
+        the checks and conversions of ``accept``.
+        """
+        words, tensor_class = frame.words, self._tensor_class
+        tensors = self._tensors and not arrays
         sizes: dict[str, int] = {}
-        tensors = self._imported.tensors and not arrays
-        for value, (port, start, dtype, shape) in zip(arrays, self._arguments, strict=True):
-            if (
-                type(value) is np.ndarray
-                and value.shape == shape
-                and value.dtype == dtype
-                and value.flags.c_contiguous
-            ):
-                where = value.__array_interface__["data"][0]
-            else:
+        for value, (port, start, mask, shape, dtype, torch_dtype) in zip(
+            arrays, self._arguments, strict=True
+        ):
+            where = 0
+            kind = type(value)
+            if kind is np.ndarray:
+                if value.dtype is dtype and value.shape == shape and value.flags.c_contiguous:
+                    where = array_address(value)
+            elif kind is tensor_class:
+                tensors = True
+                if (
+                    value.dtype is torch_dtype
+                    and value.shape == shape
+                    and value.is_cpu
+                    and value.layout is self._strided
+                    and value.is_contiguous()
+                    and not value.is_neg()
+                ):
+                    where = value.data_ptr()
+            if not where or where & mask:
                 value = accept(port, start, value, frame, sizes)
+                tensors = tensors or type(value) is not np.ndarray
                 kept.append(value)
-                if type(value) is np.ndarray:
-                    where = value.ctypes.data
-                else:
-                    where, tensors = value.data_ptr(), True
+                where = address(value)
             words[start] = words[start + 1] = where
+        return tensors
+
+    def _place_results(self, words: Any, tensors: bool) -> list:
+        """Allocate the results whose sizes are known and point the descriptors at them."""
+        if tensors and self._torch is None:
+            self._tabulate()  # PyTorch was imported after this executable was made
         results = []
-        for port, start in self._results:
-            if not port.returned:
-                result = empty(port, tensor=tensors)
-                results.append(result)
-                if tensors:
-                    where = result.data_ptr()
-                else:
-                    where = result.__array_interface__["data"][0]
-                words[start] = words[start + 1] = where
-        self._run(self._entry, frame)
-        if not self._plain:
-            results = self._collect(frame, results, arrays, tensors)
-        self._frames.append(frame)
-        return self._imported.unflatten(results)
+        for start, shape, strides, dtype, torch_dtype in self._allocated:
+            if tensors:
+                # Twice as fast as torch.empty with a dtype.
+                result = self._empty(shape, strides, dtype=torch_dtype, device=self._cpu)
+                words[start] = words[start + 1] = result.data_ptr()
+            else:
+                result = np.empty(shape, dtype)
+                words[start] = words[start + 1] = array_address(result)
+            results.append(result)
+        return results
 
     def _run(self, entry: Callable[[int], None], frame: Frame) -> None:
         entry(frame.packed)
@@ -131,7 +180,7 @@ class Executable:
 
     def _flatten(self, args: tuple, kwargs: dict[str, Any]) -> list:
         try:
-            return self._imported.flatten(args, kwargs)
+            return self._flatten_arguments(args, kwargs)
         except TypeError as error:
             raise ExecutionError(str(error)) from error
 

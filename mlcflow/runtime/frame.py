@@ -7,7 +7,8 @@ and jumps, which costs a microsecond; building descriptors anew costs a hundred.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,29 @@ def aligned(nbytes: int) -> np.ndarray:
 def address(array: Any) -> int:
     """Where the first element of a numpy array or a torch tensor lies."""
     return array.data_ptr() if hasattr(array, "data_ptr") else array.ctypes.data
+
+
+# In numpy's C interface the pointer to the data is the first field after Python's own.
+_DATA = object.__basicsize__
+_word = ctypes.c_uint64.from_address
+
+
+def _read_address(array: np.ndarray) -> int:
+    return _word(id(array) + _DATA).value
+
+
+def _fast_address() -> Callable[[np.ndarray], int]:
+    """How to find the memory of an array: reading the field of the object takes 0.2 µs,
+    ``array.ctypes.data`` 1.2 µs, half of a whole call. Used only where it is seen to work.
+    """
+    probes = [np.zeros(3), np.zeros(3)[1:]]
+    works = ctypes.sizeof(ctypes.c_void_p) == WORD and sys.implementation.name == "cpython"
+    if works and all(_read_address(probe) == probe.ctypes.data for probe in probes):
+        return _read_address
+    return address
+
+
+array_address = _fast_address()
 
 
 def row_major_strides(shape: tuple[int, ...]) -> list[int]:
