@@ -37,7 +37,7 @@ def build(name: str, target: Target, **given: Any) -> Pipeline:
     known = options(name)
     for key, value in given.items():
         if key not in known:
-            raise MlcflowError(unknown_name(f"option of pipeline '{name}'", key, known))
+            raise MlcflowError(unknown_name("option", key, known, of=f"pipeline '{name}'"))
         if type(value) is not known[key].annotation:
             raise MlcflowError(
                 f"option '{key}' of pipeline '{name}': expected "

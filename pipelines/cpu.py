@@ -2,11 +2,57 @@
 
 from __future__ import annotations
 
-from mlcflow.pipeline import Pipeline
-from mlcflow.pipelines import reference
+from mlcflow.graph.outline import use_destinations
+from mlcflow.graph.partition import partition
+from mlcflow.graph.prepare import prepare
+from mlcflow.mlir import ir, structured
+from mlcflow.passes import Pass
+from mlcflow.pipeline import Pipeline, Stage, Step
+from mlcflow.pipelines.reference import bufferize, loops, simplify, to_llvm
+from mlcflow.pipelines.schedules import CPU
+from mlcflow.schedule.interpret import Handle, apply
+from mlcflow.schedule.rules import apply_rules
+from mlcflow.schedule.vectors import lower_vectors
 from mlcflow.target import Target
 
 
 def pipeline(target: Target) -> Pipeline:
-    """Kernels, scheduled one by one, with planned memory."""
-    return Pipeline("cpu", reference.pipeline(target).stages)
+    """Kernels, each scheduled by itself, in memory that is planned."""
+    return Pipeline(
+        "cpu",
+        (
+            Stage("simplify", *simplify(), generalize_movement, Pass("canonicalize")),
+            Stage("kernels", *cut()),
+            Stage("schedule", apply_rules(CPU, target), Pass("canonicalize"), Pass("cse")),
+            Stage("bufferize", *bufferize()),
+            Stage("vectors", lower_vectors),
+            Stage("loops", *loops()),
+            Stage("llvm", *to_llvm()),
+        ),
+    )
+
+
+def cut() -> tuple[Step, ...]:
+    """From one function to kernels, with what depends on parameters alone set apart."""
+    return (
+        prepare,
+        partition,
+        # In each kernel by itself: across kernels it would compute an element of a producer
+        # once for each element of a contraction that reads it.
+        Pass("linalg-fuse-elementwise-ops", on="func.func"),
+        use_destinations,
+        Pass("canonicalize"),
+        Pass("cse"),
+        Pass("duplicate-function-elimination"),
+        Pass("symbol-dce"),
+    )
+
+
+def generalize_movement(module: ir.Module) -> None:
+    """Transposes and broadcasts as generics, so that they fuse like elementwise operations."""
+
+    def build(root: Handle) -> None:
+        found = structured.MatchOp.match_op_names(root, ["linalg.transpose", "linalg.broadcast"])
+        structured.GeneralizeOp(found)
+
+    apply(module, build)

@@ -7,10 +7,10 @@ compared with those of the stage before: each step leaves alone what it does not
 from __future__ import annotations
 
 from mlcflow.graph.assertions import drop_needless_assertions, report_assertions
+from mlcflow.graph.gathers import guard_gathers
 from mlcflow.graph.interface import normalize_interface, record_interface
 from mlcflow.graph.results import (
     copy_without_runtime,
-    restrict_borders,
     results_to_arguments,
 )
 from mlcflow.passes import Pass
@@ -40,6 +40,7 @@ def simplify() -> tuple[Step, ...]:
         Pass("inline"),
         normalize_interface,
         drop_needless_assertions,
+        guard_gathers,
         # Padding and concatenation have no bufferization of their own worth having.
         Pass("refback-generalize-tensor-pad", on="func.func"),
         Pass("refback-generalize-tensor-concat", on="func.func"),
@@ -50,16 +51,16 @@ def simplify() -> tuple[Step, ...]:
 def bufferize() -> tuple[Step, ...]:
     """From tensors to memory. Results become arguments where their size is known."""
     return (
-        # One-shot analysis miscompiles tm_tensor operations (a cumulative sum reads what it
-        # wrote), so they go to memory first, with copies at their borders.
-        Pass("tm-tensor-bufferize", on="func.func"),
-        restrict_borders,
         Pass(
             "one-shot-bufferize",
             bufferize_function_boundaries=True,
             function_boundary_type_conversion="identity-layout-map",
             allow_return_allocs_from_loops=True,
+            # tm_tensor operations, whose own bufferization comes after: before, the analysis
+            # would not see that they read, and let others write first.
+            allow_unknown_ops=True,
         ),
+        Pass("tm-tensor-bufferize", on="func.func"),
         Pass("refback-mlprogram-bufferize"),
         results_to_arguments,
         Pass("buffer-deallocation-pipeline"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlcflow.graph.interface import entry_points
-from mlcflow.mlir import bufferization, ir, linalg, memref, walk
+from mlcflow.mlir import arith, bufferization, ir, linalg, memref, walk
 from mlcflow.passes import Pass
 
 _TO_ARGUMENTS = Pass(
@@ -30,9 +30,36 @@ def results_to_arguments(module: ir.Module) -> None:
     A result whose size only the function knows stays a result: then all do, since the upstream
     pass changes all or none.
     """
+    _return_once(module)
     types = [kind for function in entry_points(module) for kind in function.type.results]
     if all(ir.MemRefType(kind).has_static_shape for kind in types):
         _TO_ARGUMENTS(module)
+
+
+def _return_once(module: ir.Module) -> None:
+    """Copy memory that a function returns a second time, on which the upstream pass crashes."""
+    for function in entry_points(module):
+        block = function.entry_block
+        terminator = block.operations[len(block.operations) - 1].operation
+        seen = set()
+        for index, value in enumerate(terminator.operands):
+            if value in seen:
+                terminator.operands[index] = _copy(value, terminator)
+            seen.add(value)
+
+
+def _copy(value: ir.Value, before: ir.Operation) -> ir.Value:
+    """New memory with the contents of ``value``, made ahead of an operation."""
+    kind = ir.MemRefType(value.type)
+    with ir.InsertionPoint(before), before.location:
+        sizes = [
+            memref.dim(value, arith.constant(ir.IndexType.get(), d))
+            for d in range(kind.rank)
+            if kind.is_dynamic_dim(d)
+        ]
+        copy = memref.alloc(kind, sizes, [])
+        memref.copy(value, copy)
+    return copy
 
 
 def copy_without_runtime(module: ir.Module) -> None:

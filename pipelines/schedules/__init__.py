@@ -1,0 +1,11 @@
+"""Schedule rules, in the order in which they are tried: one a file."""
+
+from __future__ import annotations
+
+from mlcflow.pipelines.schedules import contraction, elementwise
+from mlcflow.schedule.rules import Rule
+
+CPU: dict[str, Rule] = {
+    "contraction": contraction.rule,
+    "elementwise": elementwise.rule,
+}

@@ -1,0 +1,100 @@
+"""Questions about linalg operations, as the graph stages ask them."""
+
+from __future__ import annotations
+
+import math
+
+from mlcflow.mlir import cf, ir, linalg, tensor, walk
+
+
+def is_linalg(op: ir.OpView | ir.Operation) -> bool:
+    """A structured operation on tensors that gives at least one result."""
+    return (
+        op.operation.name.startswith("linalg.")
+        and len(op.operation.regions) == 1
+        and len(op.operation.results) > 0
+    )
+
+
+def is_generic(op: ir.OpView | ir.Operation) -> bool:
+    """A ``linalg.generic`` on tensors."""
+    return op.operation.name == "linalg.generic" and len(op.operation.results) > 0
+
+
+def iterators(op: ir.OpView | ir.Operation) -> list[str]:
+    """``parallel`` or ``reduction`` for each loop of a ``linalg.generic``."""
+    names = ir.ArrayAttr(op.operation.attributes["iterator_types"])
+    return ["reduction" if "reduction" in str(name) else "parallel" for name in names]
+
+
+def indexing_maps(op: ir.OpView | ir.Operation) -> list[ir.AffineMap]:
+    """The maps from loops to elements, an operand each: inputs, then outputs."""
+    return [ir.AffineMapAttr(m).value for m in linalg.get_indexing_maps(op.operation)]
+
+
+def outputs(op: ir.OpView | ir.Operation) -> list[ir.Value]:
+    """The destination operands: as many as results, at the end of the operand list."""
+    operands = list(op.operation.operands)
+    return operands[len(operands) - len(op.operation.results) :]
+
+
+def inputs(op: ir.OpView | ir.Operation) -> list[ir.Value]:
+    """The operands that are read only."""
+    operands = list(op.operation.operands)
+    return operands[: len(operands) - len(op.operation.results)]
+
+
+def is_elementwise(op: ir.OpView | ir.Operation) -> bool:
+    """A generic whose loops are all parallel and whose results are written in loop order."""
+    if not is_generic(op) or "reduction" in iterators(op):
+        return False
+    count = len(op.operation.results)
+    return all(is_identity(m) for m in indexing_maps(op)[-count:])
+
+
+def is_identity(affine_map: ir.AffineMap) -> bool:
+    """Whether the map names every loop, in order."""
+    return affine_map == ir.AffineMap.get_identity(affine_map.n_dims)
+
+
+def is_fill(op: ir.OpView | ir.Operation) -> bool:
+    """Whether ``op`` is ``linalg.fill``."""
+    return op.operation.name == "linalg.fill"
+
+
+def payload(op: ir.OpView | ir.Operation) -> list[ir.OpView]:
+    """The scalar operations of one iteration, without the yield."""
+    return [inner for inner in walk(op) if inner.operation.name != "linalg.yield"]
+
+
+def has_assertion(op: ir.OpView | ir.Operation) -> bool:
+    """Whether an iteration may fail an assertion."""
+    return any(isinstance(inner, cf.AssertOp) for inner in payload(op))
+
+
+def elements(kind: ir.Type) -> int:
+    """Elements of a tensor type; 0 when a size is open."""
+    shaped = ir.ShapedType(kind)
+    return math.prod(shaped.shape) if shaped.has_static_shape else 0
+
+
+def owner(value: ir.Value) -> ir.OpView | None:
+    """The operation that defines ``value``; ``None`` for a block argument."""
+    return None if isinstance(value.owner, ir.Block) else value.owner
+
+
+def captured(op: ir.OpView | ir.Operation) -> list[ir.Value]:
+    """Values from outside that the regions of ``op`` use, each once."""
+    inside = walk(op)
+    defined = {result for inner in inside for result in inner.operation.results}
+    for inner in [op, *inside]:
+        for region in inner.operation.regions:
+            for block in region.blocks:
+                defined.update(block.arguments)
+    used = (value for inner in inside for value in inner.operation.operands)
+    return list(dict.fromkeys(value for value in used if value not in defined))
+
+
+def is_empty(op: ir.OpView | None) -> bool:
+    """Whether ``op`` is ``tensor.empty``."""
+    return isinstance(op, tensor.EmptyOp)

@@ -1,0 +1,216 @@
+"""What depends on parameters alone is computed once, when the executable loads."""
+
+from __future__ import annotations
+
+from mlcflow.graph.linalg_ops import (
+    captured,
+    elements,
+    has_assertion,
+    is_empty,
+    is_fill,
+    is_linalg,
+    owner,
+)
+from mlcflow.mlir import func, ir, walk
+
+_RESHAPES = ("tensor.expand_shape", "tensor.collapse_shape", "tensor.extract_slice", "tensor.pad")
+
+
+def prepare(module: ir.Module) -> None:
+    """Move what depends on parameters alone from ``@main`` to a new function ``@prepare``.
+
+    Its results become arguments of ``@main``, marked ``mlcflow.prepared``. An operation moves
+    only if its result is no larger than its largest operand: a broadcast bias is better made
+    where it is used. Parameters that the model overwrites count as inputs.
+    """
+    main = next((op for op in module.body.operations if _is_main(op)), None)
+    if main is None or any(_is_prepare(op) for op in module.body.operations):
+        return
+    attributes = [ir.DictAttr(a) for a in ir.ArrayAttr(main.attributes["arg_attrs"])]
+    fixed = _fixed_parameters(main, attributes)
+    moved = _movable(main, set(fixed))
+    border = _border(moved)
+    if border:
+        _make_prepare(module, main, fixed, moved, border)
+        _drop_unused_parameters(main)
+
+
+def _is_main(op: ir.OpView) -> bool:
+    return isinstance(op, func.FuncOp) and op.name.value == "main"
+
+
+def _is_prepare(op: ir.OpView) -> bool:
+    return isinstance(op, func.FuncOp) and op.name.value == "prepare"
+
+
+def _fixed_parameters(main: func.FuncOp, attributes: list[ir.DictAttr]) -> dict[ir.Value, str]:
+    """The arguments that are parameters which ``main`` does not overwrite, with their names."""
+    results = ir.ArrayAttr(main.attributes["res_attrs"]) if "res_attrs" in main.attributes else []
+    overwritten = {
+        ir.StringAttr(ir.DictAttr(a)["mlcflow.mutates"]).value
+        for a in results
+        if "mlcflow.mutates" in ir.DictAttr(a)
+    }
+    names = {
+        value: ir.StringAttr(a["mlcflow.parameter"]).value
+        for value, a in zip(main.arguments, attributes, strict=True)
+        if "mlcflow.parameter" in a
+    }
+    return {value: name for value, name in names.items() if name not in overwritten}
+
+
+def _movable(main: func.FuncOp, fixed: set[ir.Value]) -> list[ir.OpView]:
+    """Operations of ``main`` that depend on ``fixed`` alone, in order."""
+    known = set(fixed)
+    moved = []
+    for op in main.entry_block.operations:
+        free = _is_free(op)
+        operands = [*op.operation.operands, *captured(op)]
+        if not (free or is_linalg(op) or op.operation.name in _RESHAPES):
+            continue
+        if all(value in known for value in operands) and (free or _is_worth_moving(op)):
+            known.update(op.results)
+            moved.append(op)
+    return moved
+
+
+def _is_free(op: ir.OpView) -> bool:
+    """Constants and empty tensors: they move along, and also stay."""
+    return op.operation.name == "arith.constant" or is_empty(op) or is_fill(op)
+
+
+def _is_worth_moving(op: ir.OpView) -> bool:
+    if has_assertion(op):
+        return False
+    sources = [value.type for value in op.operation.operands if not _is_free_value(value)]
+    largest = max((elements(t) for t in sources if isinstance(t, ir.ShapedType)), default=0)
+    return all(elements(result.type) <= largest for result in op.results)
+
+
+def _is_free_value(value: ir.Value) -> bool:
+    producer = owner(value)
+    return producer is not None and _is_free(producer)
+
+
+def _border(moved: list[ir.OpView]) -> list[ir.Value]:
+    """Computed values that operations which stay behind use."""
+    inside = set(moved)
+    return [
+        result
+        for op in moved
+        if not _is_free(op) and _computes(op)
+        for result in op.results
+        if any(_top(use.owner, op) not in inside for use in result.uses)
+    ]
+
+
+def _computes(op: ir.OpView) -> bool:
+    """Whether anything but a change of shape lies between the parameters and ``op``."""
+    if is_linalg(op):
+        return True
+    producers = [owner(value) for value in op.operation.operands]
+    return any(p is not None and not _is_free(p) and _computes(p) for p in producers)
+
+
+def _top(op: ir.OpView, sibling: ir.OpView) -> ir.OpView:
+    """The operation of the block of ``sibling`` that holds ``op``."""
+    while op.operation.block != sibling.operation.block:
+        op = op.operation.parent
+    return op
+
+
+def _make_prepare(
+    module: ir.Module,
+    main: func.FuncOp,
+    fixed: dict[ir.Value, str],
+    moved: list[ir.OpView],
+    border: list[ir.Value],
+) -> None:
+    needed = _slice(moved, border)
+    sources = [v for v in fixed if any(v in [*o.operands, *captured(o)] for o in needed)]
+    types = ([v.type for v in sources], [v.type for v in border])
+    names = [ir.StringAttr.get(name) for name in _names(border, fixed)]
+    with ir.InsertionPoint(module.body), main.location:
+        function = func.FuncOp("prepare", types)
+        function.add_entry_block()
+    function.attributes["arg_attrs"] = ir.ArrayAttr.get(
+        [ir.DictAttr.get({"mlcflow.parameter": ir.StringAttr.get(fixed[v])}) for v in sources]
+    )
+    function.attributes["res_attrs"] = ir.ArrayAttr.get(
+        [ir.DictAttr.get({"mlcflow.prepared": name}) for name in names]
+    )
+    copies = dict(zip(sources, function.arguments, strict=True))
+    with ir.InsertionPoint(function.entry_block), main.location:
+        for op in needed:
+            copy = op.operation.clone()
+            for inner in [copy, *(nested.operation for nested in walk(copy))]:
+                for number, operand in enumerate(inner.operands):
+                    if operand in copies:
+                        inner.operands[number] = copies[operand]
+            copies.update(zip(op.results, copy.results, strict=True))
+        func.ReturnOp([copies[value] for value in border])
+    for value, name in zip(border, names, strict=True):
+        value.replace_all_uses_with(_add_argument(main, value.type, name))
+    for op in reversed(moved):
+        if not any(list(result.uses) for result in op.results):
+            op.operation.erase()
+
+
+def _slice(moved: list[ir.OpView], border: list[ir.Value]) -> list[ir.OpView]:
+    """The operations of ``moved`` that ``border`` needs, in order."""
+    needed = {value.owner for value in border}
+    for op in reversed(moved):
+        if op in needed:
+            for value in [*op.operation.operands, *captured(op)]:
+                if owner(value) is not None:
+                    needed.add(owner(value))
+    return [op for op in moved if op in needed]
+
+
+def _names(border: list[ir.Value], fixed: dict[ir.Value, str]) -> list[str]:
+    """A name for each prepared value, after the first parameter that it depends on."""
+    names: list[str] = []
+    for value in border:
+        base = _first_parameter(value, fixed)
+        again = sum(name.split("#")[0] == base for name in names)
+        names.append(f"{base}#{again}" if again else f"{base}#0")
+    return names
+
+
+def _first_parameter(value: ir.Value, fixed: dict[ir.Value, str]) -> str:
+    if value in fixed:
+        return fixed[value]
+    producer = owner(value)
+    for operand in producer.operation.operands if producer is not None else []:
+        name = _first_parameter(operand, fixed)
+        if name:
+            return name
+    return ""
+
+
+def _add_argument(main: func.FuncOp, kind: ir.Type, name: ir.Attribute) -> ir.Value:
+    argument = main.entry_block.add_argument(kind, main.location)
+    attributes = [
+        *ir.ArrayAttr(main.attributes["arg_attrs"]),
+        ir.DictAttr.get({"mlcflow.prepared": name}),
+    ]
+    _set_signature(main, attributes)
+    return argument
+
+
+def _drop_unused_parameters(main: func.FuncOp) -> None:
+    """Parameters that only ``@prepare`` reads are no arguments of ``@main``."""
+    attributes = list(ir.ArrayAttr(main.attributes["arg_attrs"]))
+    for number in reversed(range(len(attributes))):
+        is_used = bool(list(main.entry_block.arguments[number].uses))
+        if "mlcflow.parameter" in ir.DictAttr(attributes[number]) and not is_used:
+            main.entry_block.erase_argument(number)
+            del attributes[number]
+    _set_signature(main, attributes)
+
+
+def _set_signature(main: func.FuncOp, attributes: list[ir.Attribute]) -> None:
+    types = [argument.type for argument in main.entry_block.arguments]
+    signature = ir.FunctionType.get(types, main.type.results)
+    main.attributes["function_type"] = ir.TypeAttr.get(signature)
+    main.attributes["arg_attrs"] = ir.ArrayAttr.get(attributes)

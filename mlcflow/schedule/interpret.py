@@ -1,0 +1,37 @@
+"""Running transform-dialect sequences that are built from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mlcflow.mlir import interpreter, ir, transform
+
+Handle = ir.Value
+"""A transform handle: stands for a list of payload operations."""
+
+
+def apply(root: ir.OpView | ir.Module, build: Callable[[Handle], None]) -> None:
+    """Apply to ``root`` the transform sequence that ``build(handle of root)`` emits.
+
+    Raises ``ir.MLIRError`` with MLIR's diagnostics when a transform fails, silenceably or not.
+    """
+    with root.context, ir.Location.unknown():
+        script = sequence(build)
+        interpreter.apply_named_sequence(
+            root.operation, script.body.operations[0].operation, script.operation
+        )
+
+
+def sequence(build: Callable[[Handle], None]) -> ir.Module:
+    """A module that holds the sequence as ``@__transform_main``."""
+    module = ir.Module.create()
+    module.operation.attributes["transform.with_named_sequence"] = ir.UnitAttr.get()
+    any_op = transform.AnyOpType.get()
+    with ir.InsertionPoint(module.body):
+        named = transform.NamedSequenceOp(
+            "__transform_main", [any_op], [], arg_attrs=[{"transform.readonly": ir.UnitAttr.get()}]
+        )
+    with ir.InsertionPoint(named.body):
+        build(named.bodyTarget)
+        transform.YieldOp([])
+    return module
