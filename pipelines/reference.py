@@ -75,7 +75,6 @@ def loops() -> tuple[Step, ...]:
         Pass("tm-tensor-to-loops", on="func.func"),
         copy_without_runtime,
         Pass("convert-linalg-to-loops", on="func.func"),
-        report_assertions,
     )
 
 
@@ -85,6 +84,7 @@ def to_llvm() -> tuple[Step, ...]:
         Pass("lower-affine"),
         Pass("convert-vector-to-scf"),
         Pass("convert-scf-to-cf"),
+        report_assertions,
         # bf16 arithmetic is widened to f32 around each operation; before the math lowering,
         # which knows no bf16.
         Pass("arith-expand", on="func.func", include_bf16=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlcflow.mlir import arith, cf, func, ir, scf, walk
+from mlcflow.mlir import arith, cf, func, ir, walk
 from mlcflow.runtime.machine_code import ASSERTION_FAILED
 
 
@@ -21,23 +21,48 @@ def drop_needless_assertions(module: ir.Module) -> None:
 def report_assertions(module: ir.Module) -> None:
     """Turn the remaining assertions into a call that reports the number of the failed one.
 
-    Upstream lowers an assertion to ``abort``, which takes the user's process along. Runs on
-    loops, when payloads of linalg operations have become ordinary code.
+    Upstream lowers an assertion to ``abort``, which takes the user's process along. Here the
+    function returns at once instead, since what the assertion guards (an index, mostly) would
+    read memory that is not there. What it allocated until then is lost, and its results hold
+    anything: the runtime does not look at them. Runs when loops have become branches.
     """
     assertions = [op for op in walk(module.operation) if isinstance(op, cf.AssertOp)]
     if not assertions:
         return
-    i64, i1 = ir.IntegerType.get_signless(64), ir.IntegerType.get_signless(1)
-    with ir.InsertionPoint.at_block_begin(module.body):
-        func.FuncOp(ASSERTION_FAILED, ([i64], []), visibility="private")
     messages = []
-    for number, op in enumerate(assertions):
+    if "mlcflow.assertions" in module.operation.attributes:
+        messages = list(ir.ArrayAttr(module.operation.attributes["mlcflow.assertions"]))
+    else:
+        i64 = ir.IntegerType.get_signless(64)
+        with ir.InsertionPoint.at_block_begin(module.body):
+            func.FuncOp(ASSERTION_FAILED, ([i64], []), visibility="private")
+    for op in assertions:
+        with op.location:
+            _branch(op, len(messages))
         messages.append(op.msg)
-        with ir.InsertionPoint(op), op.location:
-            failed = arith.xori(op.arg, arith.constant(i1, 1))
-            branch = scf.IfOp(failed)
-            with ir.InsertionPoint(branch.then_block):
-                func.CallOp([], ASSERTION_FAILED, [arith.constant(i64, number)])
-                scf.YieldOp([])
         op.operation.erase()
     module.operation.attributes["mlcflow.assertions"] = ir.ArrayAttr.get(messages)
+
+
+def _branch(assertion: cf.AssertOp, number: int) -> None:
+    """Go on behind the assertion if it holds, else report ``number`` and leave the function."""
+    block = assertion.operation.block
+    behind, failed = block.create_after(), block.create_after()
+    operations = list(block.operations)
+    for op in operations[operations.index(assertion) + 1 :]:
+        behind.append(op)
+    with ir.InsertionPoint(block):
+        cf.cond_br(assertion.arg, [], [], behind, failed)
+    with ir.InsertionPoint(failed):
+        i64 = ir.IntegerType.get_signless(64)
+        func.CallOp([], ASSERTION_FAILED, [arith.constant(i64, number)])
+        owner = block.owner
+        if isinstance(owner, func.FuncOp):
+            func.ReturnOp([_anything(kind) for kind in owner.type.results])
+        else:  # a parallel region cannot be left half way
+            cf.br([], behind)
+
+
+def _anything(kind: ir.Type) -> ir.Value:
+    poison = ir.Attribute.parse("#ub.poison")
+    return ir.Operation.create("ub.poison", results=[kind], attributes={"value": poison}).result
