@@ -114,7 +114,9 @@ def _checked(
     """``value`` if it is below the size that its column stands for, else 0."""
     size, index = sizes[0], ir.IndexType.get()
     for column in range(1, len(sizes)):
-        here = arith.cmpi(arith.CmpIPredicate.eq, linalg.index(1), arith.constant(index, column))
+        here = arith.cmpi(
+            arith.CmpIPredicate.eq, linalg.IndexOp(1).result, arith.constant(index, column)
+        )
         size = arith.select(here, sizes[column], size)
     inside = arith.cmpi(arith.CmpIPredicate.ult, value, size)
     cf.assert_(inside, _message(target, mapped[0]) if len(sizes) == 1 else _MANY)
