@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlcflow.check.compare import compare
+from mlcflow.check.verify import check_executable
 from mlcflow.errors import MlcflowError
 from mlcflow.frontends import Imported
 from mlcflow.frontends.mlir import import_mlir
@@ -43,7 +42,7 @@ def compile(
     imported = import_model(model, example_inputs, keywords, dynamic_shapes)
     executable = load(imported, build_pipeline(pipeline, target, options), on_stage=on_stage)
     if verify and imported.tensors:
-        _verify(executable, model, example_inputs, keywords)
+        check_executable(executable, model, example_inputs, keywords)
     return executable
 
 
@@ -95,17 +94,3 @@ def load(
     """Run the pipeline (from stage ``start``) and load the machine code."""
     stages = pipeline.run(imported.module, start=start, on_stage=on_stage)
     return Executable(imported.module, imported, stages, pipeline)
-
-
-def _verify(executable: Executable, model: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-    import torch
-    from torch.utils import _pytree as pytree
-
-    original = model.module() if isinstance(model, torch.export.ExportedProgram) else model
-    if isinstance(original, torch.nn.Module):
-        original = copy.deepcopy(original)  # running statistics change
-    with torch.no_grad():
-        ours, theirs = copy.deepcopy((args, kwargs)), copy.deepcopy((args, kwargs))
-        expected = pytree.tree_leaves(original(*theirs[0], **theirs[1]))
-        actual = pytree.tree_leaves(executable(*ours[0], **ours[1]))
-    compare(actual, expected)

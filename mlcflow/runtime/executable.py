@@ -203,6 +203,13 @@ class Executable:
                 _overwrite(self._find(port.name, arrays), value, port)
         return outputs
 
+    @property
+    def mutated_parameters(self) -> list[str]:
+        """Names of the parameters and buffers that a call overwrites."""
+        return [
+            p.name for p, _ in self._results if p.role == "mutates" and p.name in self.parameters
+        ]
+
     def _find(self, name: str, arrays: list) -> Any:
         """The array behind the name of a parameter or an input."""
         for port, array in zip(self.inputs, arrays, strict=True):
@@ -219,5 +226,9 @@ def _overwrite(target: Any, value: Any, port: Port) -> None:
     """Write ``value`` into ``target``; each is a numpy array or a torch tensor."""
     if is_tensor(target):
         target.detach().copy_(value if is_tensor(value) else as_tensor(value, port))
+    elif not target.flags.writeable:
+        raise ExecutionError(
+            f"input '{port.name}': the model writes into it, got a read-only array"
+        )
     else:
         target[...] = value.numpy() if is_tensor(value) else value

@@ -1,0 +1,45 @@
+"""Whether a compiled model does what the model does."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from mlcflow.check.compare import compare
+from mlcflow.runtime.dtypes import is_tensor
+from mlcflow.runtime.executable import Executable
+
+
+def check_executable(
+    executable: Executable, model: Any, args: tuple, kwargs: dict[str, Any]
+) -> None:
+    """Raise ``VerificationError`` where the executable differs from the torch ``model``.
+
+    Compares the results, and what the model writes into its inputs and its buffers. Works on
+    copies: neither the arguments nor the model are changed.
+    """
+    import torch
+    from torch.utils import _pytree as pytree
+
+    original = model.module() if isinstance(model, torch.export.ExportedProgram) else model
+    if isinstance(original, torch.nn.Module):
+        original = copy.deepcopy(original)  # running statistics change
+    before = {name: executable.parameters[name].clone() for name in executable.mutated_parameters}
+    with torch.no_grad():
+        ours, theirs = copy.deepcopy((args, kwargs)), copy.deepcopy((args, kwargs))
+        expected = pytree.tree_leaves(original(*theirs[0], **theirs[1]))
+        actual = pytree.tree_leaves(executable(*ours[0], **ours[1]))
+        for name, value in before.items():
+            changed = executable.parameters[name]
+            actual.append(changed.clone())
+            expected.append(_named_tensor(original, name))
+            changed.copy_(value)  # the model itself has not been run
+        actual += [leaf for leaf in pytree.tree_leaves(ours) if is_tensor(leaf)]
+        expected += [leaf for leaf in pytree.tree_leaves(theirs) if is_tensor(leaf)]
+    compare(actual, expected)
+
+
+def _named_tensor(model: Any, name: str) -> Any:
+    """The parameter or buffer of that dotted name."""
+    *path, last = name.split(".")
+    return getattr(model.get_submodule(".".join(path)), last)
