@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlcflow.graph.memory import plan_memory
 from mlcflow.graph.outline import use_destinations
 from mlcflow.graph.partition import partition
 from mlcflow.graph.prepare import prepare
@@ -24,7 +25,7 @@ def pipeline(target: Target) -> Pipeline:
             Stage("simplify", *simplify(), generalize_movement, Pass("canonicalize")),
             Stage("kernels", *cut()),
             Stage("schedule", apply_rules(CPU, target), Pass("canonicalize"), Pass("cse")),
-            Stage("bufferize", *bufferize()),
+            Stage("bufferize", *bufferize(plan_memory)),
             Stage("vectors", lower_vectors),
             Stage("loops", *loops()),
             Stage("llvm", *to_llvm()),

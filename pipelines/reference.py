@@ -48,8 +48,11 @@ def simplify() -> tuple[Step, ...]:
     )
 
 
-def bufferize() -> tuple[Step, ...]:
-    """From tensors to memory. Results become arguments where their size is known."""
+def bufferize(*plan: Step) -> tuple[Step, ...]:
+    """From tensors to memory. Results become arguments where their size is known.
+
+    ``plan`` are steps that place buffers before the rest are given an end of life.
+    """
     return (
         Pass(
             "one-shot-bufferize",
@@ -63,6 +66,7 @@ def bufferize() -> tuple[Step, ...]:
         Pass("tm-tensor-bufferize", on="func.func"),
         Pass("refback-mlprogram-bufferize"),
         results_to_arguments,
+        *plan,
         Pass("buffer-deallocation-pipeline"),
         Pass("convert-bufferization-to-memref"),
         record_interface,

@@ -76,6 +76,23 @@ def _named(function: func.FuncOp, key: str, count: int, role: str, prefix: str) 
     return ir.ArrayAttr.get(named)
 
 
+def add_argument(function: func.FuncOp, kind: ir.Type, role: str, name: str) -> ir.Value:
+    """Append an argument of ``role`` to an entry point."""
+    argument = function.entry_block.add_argument(kind, function.location)
+    attributes = list(ir.ArrayAttr(function.attributes["arg_attrs"]))
+    attributes.append(ir.DictAttr.get({f"mlcflow.{role}": ir.StringAttr.get(name)}))
+    set_arguments(function, attributes)
+    return argument
+
+
+def set_arguments(function: func.FuncOp, attributes: list[ir.Attribute]) -> None:
+    """Give ``function`` the type that the arguments of its block have, and their attributes."""
+    types = [argument.type for argument in function.entry_block.arguments]
+    signature = ir.FunctionType.get(types, function.type.results)
+    function.attributes["function_type"] = ir.TypeAttr.get(signature)
+    function.attributes["arg_attrs"] = ir.ArrayAttr.get(attributes)
+
+
 def record_interface(module: ir.Module) -> None:
     """Keep the interface as an attribute of the module, which outlives the lowering to LLVM.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlcflow.graph.interface import add_argument, set_arguments
 from mlcflow.graph.linalg_ops import (
     captured,
     elements,
@@ -129,7 +130,7 @@ def _make_prepare(
     needed = _slice(moved, border)
     sources = [v for v in fixed if any(v in [*o.operands, *captured(o)] for o in needed)]
     types = ([v.type for v in sources], [v.type for v in border])
-    names = [ir.StringAttr.get(name) for name in _names(border, fixed)]
+    names = _names(border, fixed)
     with ir.InsertionPoint(module.body), main.location:
         function = func.FuncOp("prepare", types)
         function.add_entry_block()
@@ -137,7 +138,7 @@ def _make_prepare(
         [ir.DictAttr.get({"mlcflow.parameter": ir.StringAttr.get(fixed[v])}) for v in sources]
     )
     function.attributes["res_attrs"] = ir.ArrayAttr.get(
-        [ir.DictAttr.get({"mlcflow.prepared": name}) for name in names]
+        [ir.DictAttr.get({"mlcflow.prepared": ir.StringAttr.get(name)}) for name in names]
     )
     copies = dict(zip(sources, function.arguments, strict=True))
     with ir.InsertionPoint(function.entry_block), main.location:
@@ -150,7 +151,7 @@ def _make_prepare(
             copies.update(zip(op.results, copy.results, strict=True))
         func.ReturnOp([copies[value] for value in border])
     for value, name in zip(border, names, strict=True):
-        value.replace_all_uses_with(_add_argument(main, value.type, name))
+        value.replace_all_uses_with(add_argument(main, value.type, "prepared", name))
     for op in reversed(moved):
         if not any(list(result.uses) for result in op.results):
             op.operation.erase()
@@ -188,16 +189,6 @@ def _first_parameter(value: ir.Value, fixed: dict[ir.Value, str]) -> str:
     return ""
 
 
-def _add_argument(main: func.FuncOp, kind: ir.Type, name: ir.Attribute) -> ir.Value:
-    argument = main.entry_block.add_argument(kind, main.location)
-    attributes = [
-        *ir.ArrayAttr(main.attributes["arg_attrs"]),
-        ir.DictAttr.get({"mlcflow.prepared": name}),
-    ]
-    _set_signature(main, attributes)
-    return argument
-
-
 def _drop_unused_parameters(main: func.FuncOp) -> None:
     """Parameters that only ``@prepare`` reads are no arguments of ``@main``."""
     attributes = list(ir.ArrayAttr(main.attributes["arg_attrs"]))
@@ -206,11 +197,4 @@ def _drop_unused_parameters(main: func.FuncOp) -> None:
         if "mlcflow.parameter" in ir.DictAttr(attributes[number]) and not is_used:
             main.entry_block.erase_argument(number)
             del attributes[number]
-    _set_signature(main, attributes)
-
-
-def _set_signature(main: func.FuncOp, attributes: list[ir.Attribute]) -> None:
-    types = [argument.type for argument in main.entry_block.arguments]
-    signature = ir.FunctionType.get(types, main.type.results)
-    main.attributes["function_type"] = ir.TypeAttr.get(signature)
-    main.attributes["arg_attrs"] = ir.ArrayAttr.get(attributes)
+    set_arguments(main, attributes)

@@ -12,6 +12,9 @@ from mlcflow.target import Target
 # i1 is left out: a vector of i1 is packed bits, a memref of i1 a byte each.
 LANE_BITS = {"f32": 32, "f64": 64, "i8": 8, "i16": 16, "i32": 32, "i64": 64}
 
+# Upstream lowers these for scalars only.
+SCALAR_ONLY = {"math.fpowi", "math.ipowi"}
+
 
 def rule(kernel: Kernel, target: Target) -> Schedule | None:
     """Tile the innermost loop by vectors, the others by one.
@@ -39,7 +42,8 @@ def _is_vectorizable(kernel: Kernel) -> bool:
         body = payload(op)
         if not is_elementwise(op) or any(isinstance(v.type, ir.ShapedType) for v in captured(op)):
             return False
-        if any(not inner.operation.name.startswith(("arith.", "math.")) for inner in body):
+        names = [inner.operation.name for inner in body]
+        if any(not n.startswith(("arith.", "math.")) or n in SCALAR_ONLY for n in names):
             return False
         innermost = ir.AffineExpr.get_dim(len(kernel.loops) - 1)
         for affine_map in indexing_maps(op):
