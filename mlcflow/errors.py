@@ -58,9 +58,10 @@ class VerificationError(MlcflowError):
     """The compiled model disagrees with the original."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that is not in a table, with the nearest known names."""
+def unknown_name(kind: str, name: str, known: Iterable[str], *, of: str = "") -> str:
+    """The message for a name that is not in a table (``of`` something), with the nearest names."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3)
     hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return f"unknown {kind} '{name}'{hint} (known: {', '.join(names)})"
+    owner = f" of {of}" if of else ""
+    return f"unknown {kind} '{name}'{owner}{hint} (known: {', '.join(names) or 'none'})"

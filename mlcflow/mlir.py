@@ -6,6 +6,8 @@ the quirks of the bindings are hidden in one place.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch_mlir.dialects.torch as torch_dialect  # registers the torch-mlir passes
 from torch_mlir import ir, passmanager, rewrite
 from torch_mlir._mlir_libs import _stablehlo
@@ -46,6 +48,7 @@ __all__ = [
     "math",
     "memref",
     "parse",
+    "parse_file",
     "passmanager",
     "rewrite",
     "scf",
@@ -79,6 +82,15 @@ def parse(text: str | bytes, ctx: ir.Context | None = None) -> ir.Module:
     ctx = ctx or context()
     with ctx, ir.Location.unknown():
         return ir.Module.parse(text)
+
+
+def parse_file(path: Path, ctx: ir.Context | None = None) -> ir.Module:
+    """Like :func:`parse`; locations name the file. Raises ``OSError`` when it is not readable."""
+    with path.open("rb"):  # for Python's error; MLIR's own does not say what is wrong
+        pass
+    ctx = ctx or context()
+    with ctx, ir.Location.unknown():
+        return ir.Module.parseFile(str(path))
 
 
 def clone(module: ir.Module) -> ir.Module:

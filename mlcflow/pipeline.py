@@ -105,7 +105,7 @@ class Pipeline:
         names = [stage.name for stage in self.stages]
         for name in (start, until):
             if name is not None and name not in names:
-                raise MlcflowError(unknown_name(f"stage of pipeline '{self.name}'", name, names))
+                raise MlcflowError(unknown_name("stage", name, names, of=f"pipeline '{self.name}'"))
         first = names.index(start) if start else 0
         last = names.index(until) if until else len(names) - 1
         if last < first:

@@ -16,9 +16,8 @@ def import_mlir(source: str | bytes | Path) -> Imported:
 
     The module must hold a public ``func.func @main``. Raises ``ImportModelError``.
     """
-    data = source.read_bytes() if isinstance(source, Path) else source
     try:
-        module = mlir.parse(data)
+        module = mlir.parse_file(source) if isinstance(source, Path) else mlir.parse(source)
     except ir.MLIRError as error:
         messages = "\n  ".join(
             f"{source_lines([str(d.location)]) or 'input'}: {d.message}"

@@ -1,0 +1,62 @@
+"""Names in a user's Python file: ``FILE.py:name``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+import click
+
+from mlcflow.errors import MlcflowError, unknown_name
+
+
+def split_name(text: str) -> tuple[Path, str] | None:
+    """``FILE.py:name`` or ``FILE.py`` as path and name (empty if absent); else ``None``."""
+    file, colon, name = text.rpartition(":")
+    if colon and file.endswith(".py"):
+        return Path(file), name
+    return (Path(text), "") if text.endswith(".py") else None
+
+
+def execute(path: Path) -> ModuleType:
+    """Run the file and return it as a module; its folder is importable, as under ``python``.
+
+    Raises ``click.UsageError`` when there is no such file, ``MlcflowError`` when it raises.
+    """
+    if not path.is_file():
+        raise click.UsageError(f"no file '{path}'")
+    sys.path.insert(0, str(path.parent.absolute()))
+    name = f"_file_{path.stem}"  # not the plain stem, which could hide an installed package
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the file may raise anything
+        raise MlcflowError(describe(error, path, "running it")) from error
+    return module
+
+
+def member(module: ModuleType, path: Path, name: str) -> object:
+    """What the file calls ``name``. Raises ``click.UsageError`` when there is no such name."""
+    if not hasattr(module, name):
+        known = [key for key in vars(module) if not key.startswith("_")]
+        raise click.UsageError(unknown_name(f"name in {path}:", name, known))
+    return getattr(module, name)
+
+
+def describe(error: Exception, path: Path, action: str) -> str:
+    """What the user's code raised, with the last line of the user's own file."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename) == path.absolute() or frame.filename == str(path)
+    ]
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        lines.append(error.lineno)
+    where = f"{path}:{lines[-1]}" if lines else str(path)
+    return f"{where}: {action} raised {type(error).__name__}: {error}"

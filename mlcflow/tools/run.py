@@ -1,0 +1,79 @@
+"""``mlcflow run``: compile a model and run it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlcflow.examples import EXAMPLES
+from mlcflow.tools.options import json_option, parse_pipeline, pipeline_option, target_options
+
+if TYPE_CHECKING:
+    pass
+
+Say = Callable[[str], None]
+
+_HELP = f"""Compile MODEL and run it, on inputs that it brings or that you give.
+
+\b
+MODEL is one of
+  FILE.py[:NAME]  PyTorch. NAME (`model` if not given) is a torch.nn.Module or a
+                  function of tensors, with the file's `inputs` as example
+                  inputs; or a function or class without arguments, which gives
+                  the model, or the pair (model, inputs).
+  FILE.mlir       MLIR text with a function @main. Without --input it runs on
+                  made-up numbers, the same each time.
+  {" | ".join(EXAMPLES):<15s} a built-in example
+
+The file is executed as Python, as `python FILE.py` would. What the compiled model computes is
+compared with PyTorch; for MLIR, with the pipeline `reference`.
+
+\b
+mlcflow run model.py --repeat=100
+mlcflow run model.py:make --input=x.npy --output=y.npy --pipeline=reference
+mlcflow run digits
+"""
+
+
+@click.command(name="run", help=_HELP, short_help="Compile a model and run it.")
+@click.argument("model")
+@click.option(
+    "--input", "inputs", multiple=True, metavar="X.npy", help="An input; repeat for each, in order."
+)
+@click.option(
+    "--output", "outputs", multiple=True, metavar="Y.npy", help="Where to write a result; repeat."
+)
+@pipeline_option(default=None)
+@target_options
+@click.option("--repeat", type=click.IntRange(1), metavar="N", help="Time N calls.")
+@click.option("--dump-dir", metavar="DIR", help="Write the IR of each stage into this directory.")
+@click.option("--no-verify", is_flag=True, help="Do not compare the results.")
+@click.option("--quick", is_flag=True, help="Examples: train for a moment only.")
+@json_option
+def command(model: str, as_json: bool, **given: Any) -> None:
+    say: Callable[[str], None] = (lambda text: None) if as_json else click.echo
+    if model in EXAMPLES:
+        report = _run_example(model, say, given)
+    else:
+        from mlcflow.tools.run_file import run_file
+
+        report = run_file(model, say, given)
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+
+
+def _run_example(name: str, say: Callable[[str], None], given: dict[str, Any]) -> dict[str, Any]:
+    for option in ("inputs", "outputs", "options", "repeat", "no_verify"):
+        if given[option]:
+            word = {"inputs": "input", "outputs": "output", "options": "option"}.get(option, option)
+            raise click.UsageError(f"the example '{name}' has no --{word.replace('_', '-')}")
+    from mlcflow import examples
+
+    chosen = [given["pipeline"]] if given["pipeline"] else ["reference", "cpu"]
+    pipelines = [parse_pipeline(pipeline, given["target"], ()) for pipeline in chosen]
+    dump_dir = Path(given["dump_dir"]) if given["dump_dir"] else None
+    return examples.run(name, pipelines, say, quick=given["quick"], dump_dir=dump_dir)

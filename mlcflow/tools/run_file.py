@@ -1,0 +1,119 @@
+"""Compiling and running the model of a file, for ``mlcflow run``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+import mlcflow
+from mlcflow.check.compare import compare
+from mlcflow.check.verify import check_executable
+from mlcflow.errors import unknown_name
+from mlcflow.examples import EXAMPLES
+from mlcflow.report.progress import compile_and_tell
+from mlcflow.report.timing import time_calls
+from mlcflow.runtime.executable import Executable
+from mlcflow.tools.model_file import (
+    as_tensors,
+    load_model,
+    make_inputs,
+    read_arrays,
+    write_arrays,
+)
+from mlcflow.tools.options import parse_pipeline
+from mlcflow.tools.python_file import split_name
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What to compile, what to call it with, and whether PyTorch can check it."""
+
+    source: Any
+    args: tuple
+    kwargs: Mapping[str, Any]
+    torch: bool
+
+
+def run_file(text: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
+    if given["quick"]:
+        raise click.UsageError("--quick is for the built-in examples")
+    pipeline = parse_pipeline(given["pipeline"] or "cpu", given["target"], given["options"])
+    model = _load(text, given["inputs"])
+    say(f"{text}: pipeline '{pipeline.name}', target {given['target']}")
+    if getattr(model.source, "training", False):
+        say("note: the model is in training mode; call model.eval() for inference")
+    dump_dir = Path(given["dump_dir"]) if given["dump_dir"] else None
+    example = model.args if model.torch else ()  # MLIR states its own shapes
+    executable, report = compile_and_tell(
+        model.source, example, model.kwargs, pipeline, say, dump_dir=dump_dir
+    )
+    if not model.torch and not model.args:
+        model = _Model(model.source, tuple(make_inputs(executable.inputs)), {}, False)
+    results = _leaves(executable(*model.args, **model.kwargs), model.torch)
+    shapes = [_shape(result) for result in results]
+    say("\n".join(f"result {number}: {shape}" for number, shape in enumerate(shapes)))
+    report |= {"model": text, "target": given["target"], "results": shapes}
+    report["verified"] = None if given["no_verify"] else _verify(executable, model, given, say)
+    if given["repeat"]:
+        times = time_calls(lambda: executable(*model.args, **model.kwargs), given["repeat"])
+        say(f"time: {times}")
+        report["seconds"] = {"median": times.median, "least": times.least, "calls": times.calls}
+    if given["outputs"]:
+        write_arrays(given["outputs"], results)
+    return report
+
+
+def _load(text: str, files: tuple[str, ...]) -> _Model:
+    arrays = read_arrays(files)
+    python = split_name(text)
+    if python:
+        found, args, kwargs = load_model(*python)
+        return (
+            _Model(found, as_tensors(arrays), {}, True)
+            if arrays
+            else _Model(found, args, kwargs, True)
+        )
+    if not Path(text).is_file():
+        if Path(text).suffix:
+            raise click.UsageError(f"no file '{text}'")
+        raise click.UsageError(unknown_name("example", text, EXAMPLES))
+    return _Model(Path(text), tuple(arrays), {}, False)
+
+
+def _verify(executable: Executable, model: _Model, given: dict[str, Any], say: Say) -> str | None:
+    """Compare with the original; returns what that was, ``None`` if there is none."""
+    if model.torch:
+        check_executable(executable, model.source, model.args, dict(model.kwargs))
+        original = "PyTorch"
+    elif executable.pipeline.name == "reference":
+        return None  # nothing to compare with
+    else:
+        reference = mlcflow.compile(model.source, target=given["target"], pipeline="reference")
+        actual, expected = executable(*model.args), reference(*model.args)
+        compare(_leaves(actual, False), _leaves(expected, False))
+        original = "pipeline 'reference'"
+    say(f"verified: the results are those of {original}")
+    return original
+
+
+def _leaves(results: Any, torch: bool) -> list[Any]:
+    """The results without the structure that the model gives them."""
+    if not torch:
+        return list(results) if isinstance(results, tuple) else [results]
+    from torch.utils import _pytree as pytree
+
+    leaves: list[Any] = pytree.tree_leaves(results)
+    return leaves
+
+
+def _shape(value: Any) -> str:
+    """``float32[1x10]``, or the name of a Python type."""
+    if not hasattr(value, "shape"):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')}[{'x'.join(map(str, value.shape))}]"
