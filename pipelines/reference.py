@@ -65,6 +65,10 @@ def bufferize(*plan: Step) -> tuple[Step, ...]:
         ),
         Pass("tm-tensor-bufferize", on="func.func"),
         Pass("refback-mlprogram-bufferize"),
+        # A kernel returns the destination it was given: no result, and no copy of it. What
+        # loops carry unchanged is folded first, or the destination is not recognised.
+        Pass("canonicalize"),
+        Pass("drop-equivalent-buffer-results"),
         results_to_arguments,
         *plan,
         Pass("buffer-deallocation-pipeline"),
