@@ -6,6 +6,7 @@ from mlcflow.graph.memory import plan_memory
 from mlcflow.graph.outline import use_destinations
 from mlcflow.graph.partition import partition
 from mlcflow.graph.prepare import prepare
+from mlcflow.graph.reshapes import sink_expansions
 from mlcflow.mlir import ir, structured
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Pipeline, Stage, Step
@@ -22,7 +23,14 @@ def pipeline(target: Target) -> Pipeline:
     return Pipeline(
         "cpu",
         (
-            Stage("simplify", *simplify(), generalize_movement, Pass("canonicalize")),
+            Stage(
+                "simplify",
+                *simplify(),
+                generalize_movement,
+                sink_expansions,
+                Pass("canonicalize"),
+                Pass("cse"),
+            ),
             Stage("kernels", *cut()),
             Stage("schedule", apply_rules(CPU, target), Pass("canonicalize"), Pass("cse")),
             Stage("bufferize", *bufferize(plan_memory)),

@@ -21,7 +21,8 @@ def entry_points(module: ir.Module) -> list[func.FuncOp]:
 def normalize_interface(module: ir.Module) -> None:
     """Make every argument and result of the entry points a tensor or memref with a name.
 
-    Scalars become tensors of rank 0. Names that are missing are made up: ``arg0``, ``0``.
+    Scalars become tensors of rank 0. Names that are missing are made up: ``arg0``, ``0``. The
+    memory of an argument belongs to the caller: bufferization must not compute in it.
     Raises ``MlcflowError`` when there is no ``@main``.
     """
     functions = entry_points(module)
@@ -34,6 +35,13 @@ def normalize_interface(module: ir.Module) -> None:
     for function in functions:
         _wrap_scalars(function)
         arguments = _named(function, "arg_attrs", len(function.type.inputs), "input", "arg")
+        readonly = {"bufferization.writable": ir.BoolAttr.get(False)}
+        arguments = ir.ArrayAttr.get(
+            [
+                ir.DictAttr.get(readonly | {entry.name: entry.attr for entry in argument})
+                for argument in map(ir.DictAttr, arguments)
+            ]
+        )
         results = _named(function, "res_attrs", len(function.type.results), "output", "")
         function.attributes["arg_attrs"] = arguments
         function.attributes["res_attrs"] = results
