@@ -18,6 +18,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 from mlcflow.errors import VerificationError
+from mlcflow.examples.threads import one_thread
 from mlcflow.pipeline import Pipeline
 from mlcflow.report.progress import compile_and_tell, working
 from mlcflow.report.table import table
@@ -128,8 +129,9 @@ def run(
     )
     torch.manual_seed(SEED)
     rows = []
-    for name, model in {"MLP": MLP(), "CNN": CNN()}.items():
-        rows += _run_model(name, model, digits, pipelines, say, 2 if quick else 30, dump_dir)
+    with one_thread():
+        for name, model in {"MLP": MLP(), "CNN": CNN()}.items():
+            rows += _run_model(name, model, digits, pipelines, say, 2 if quick else 30, dump_dir)
     cells = [
         (
             row["model"],

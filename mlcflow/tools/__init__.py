@@ -73,11 +73,23 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except click.UsageError as error:
             raise Misuse(error) from error
+        except ModuleNotFoundError as error:
+            raise _missing(error) from error
         except MlcflowError as error:
             if logging.getLogger("mlcflow").isEnabledFor(logging.INFO):
                 raise
             click.echo(f"error: {error}", err=True)
             ctx.exit(1)
+
+
+def _missing(error: ModuleNotFoundError) -> Exception:
+    """The error that says how to install what is missing; itself if it is nothing of ours."""
+    from mlcflow.check.packages import of_import
+
+    package = of_import(error.name or "")
+    if package is None:
+        return error
+    return click.ClickException(f"this needs {package.name}: {package.command}")
 
 
 def _start_logging() -> None:
