@@ -27,6 +27,8 @@ def pipeline(target: Target) -> Pipeline:
                 "simplify",
                 *simplify(),
                 generalize_movement,
+                # Loops of one iteration hide what an operation is: a row is no matrix.
+                Pass("linalg-fold-unit-extent-dims"),
                 sink_expansions,
                 Pass("canonicalize"),
                 Pass("cse"),

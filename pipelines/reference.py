@@ -35,12 +35,12 @@ def pipeline(target: Target, *, opt_level: int = 1) -> Pipeline:
 def simplify() -> tuple[Step, ...]:
     """One function with a named interface, without what neither runs nor matters."""
     return (
+        guard_gathers,  # before the first canonicalization, see there
         Pass("canonicalize"),
         Pass("convert-shape-to-std"),
         Pass("inline"),
         normalize_interface,
         drop_needless_assertions,
-        guard_gathers,
         # Padding and concatenation have no bufferization of their own worth having.
         Pass("refback-generalize-tensor-pad", on="func.func"),
         Pass("refback-generalize-tensor-concat", on="func.func"),

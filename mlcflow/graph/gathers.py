@@ -26,6 +26,7 @@ def guard_gathers(module: ir.Module) -> None:
         if isinstance(op, tensor.ExtractOp):
             _guard_extract(op, known)
         elif op.operation.name == "tm_tensor.scatter":
+            _match_counts(op)
             _guard_scatter(op)
 
 
@@ -61,10 +62,10 @@ def _trace(value: ir.Value, known: dict[ir.Value, int]) -> int:
     data = _INTEGER if isinstance(value.type, ir.IntegerType) else _FLOAT
     owner = value.owner
     if isinstance(owner, ir.Block):
-        return data if isinstance(owner.owner.opview, linalg.GenericOp) else _FIXED
-    if isinstance(owner.opview, tensor.ExtractOp):
+        return data if isinstance(owner.owner, linalg.GenericOp) else _FIXED
+    if isinstance(owner, tensor.ExtractOp):
         return data
-    if isinstance(owner.opview, arith.FPToSIOp | arith.FPToUIOp):
+    if isinstance(owner, arith.FPToSIOp | arith.FPToUIOp):
         return _FLOAT
     scalars = [v for v in owner.operands if not isinstance(v.type, ir.ShapedType)]
     return max((_origin(v, known) for v in scalars), default=_FIXED)
@@ -82,6 +83,33 @@ def _message(source: ir.Value, dimension: int) -> str:
     kind = ir.RankedTensorType(source.type)
     size = "" if kind.is_dynamic_dim(dimension) else f" of size {kind.get_dim_size(dimension)}"
     return f"an index is out of range for dimension {dimension}{size}"
+
+
+def _match_counts(op: ir.OpView) -> None:
+    """Check that there are as many updates as indices, and let the types say so.
+
+    A boolean mask selects a number of elements that only the data tells. Where the number of
+    updates is known, canonicalization writes it into one type only, which does not verify.
+    """
+    updates, indices = op.operands[0], op.operands[1]
+    if isinstance(updates.owner, tensor.CastOp):
+        updates = updates.owner.source
+    values = [updates, indices]
+    known = {ir.RankedTensorType(v.type).get_dim_size(0) for v in values if not _is_open(v)}
+    if len(known) != 1 or not any(map(_is_open, values)):
+        return
+    with ir.InsertionPoint(op), op.location:
+        equal = arith.cmpi(arith.CmpIPredicate.eq, _size(updates, 0), _size(indices, 0))
+        cf.assert_(equal, "the number of values differs from the number of selected elements")
+        for number, value in enumerate(values):
+            kind = ir.RankedTensorType(value.type)
+            shape = [*known, *kind.shape[1:]]
+            cast = tensor.cast(ir.RankedTensorType.get(shape, kind.element_type), value)
+            op.operation.operands[number] = cast
+
+
+def _is_open(value: ir.Value) -> bool:
+    return ir.RankedTensorType(value.type).is_dynamic_dim(0)
 
 
 def _guard_scatter(op: ir.OpView) -> None:

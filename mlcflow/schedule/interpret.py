@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mlcflow.errors import ScheduleError
 from mlcflow.mlir import interpreter, ir, transform
 
 Handle = ir.Value
@@ -13,13 +14,17 @@ Handle = ir.Value
 def apply(root: ir.OpView | ir.Module, build: Callable[[Handle], None]) -> None:
     """Apply to ``root`` the transform sequence that ``build(handle of root)`` emits.
 
-    Raises ``ir.MLIRError`` with MLIR's diagnostics when a transform fails, silenceably or not.
+    Raises ``ScheduleError`` with MLIR's own words when a transform fails, silenceably or not.
     """
     with root.context, ir.Location.unknown():
         script = sequence(build)
-        interpreter.apply_named_sequence(
-            root.operation, script.body.operations[0].operation, script.operation
-        )
+        try:
+            interpreter.apply_named_sequence(
+                root.operation, script.body.operations[0].operation, script.operation
+            )
+        except ValueError as error:
+            reason = str(error).removeprefix("Failed to apply named transform sequence.").strip()
+            raise ScheduleError(reason) from error
 
 
 def sequence(build: Callable[[Handle], None]) -> ir.Module:

@@ -9,6 +9,7 @@ from torch_mlir.dialects.transform import tensor as tensor_transform
 
 from mlcflow.errors import ScheduleError
 from mlcflow.graph.kernel import Kernel
+from mlcflow.graph.linalg_ops import is_linalg
 from mlcflow.mlir import ir, structured, transform, walk
 from mlcflow.passes import Pass
 from mlcflow.schedule.interpret import Handle, apply
@@ -21,7 +22,8 @@ class Schedule:
 
     The linalg operations of the kernel are its *blocks*. ``root`` names the operation that
     gives the kernel its kind, ``final`` the last one, ``fill0``, ``fill1``... the fills and
-    ``block0``... the others; the names stay with the operations as they are tiled.
+    ``block0``... the others, ``new0``... those that a primitive made; the names stay with the
+    operations as they are tiled.
     Every primitive leaves verified IR, raises ``ScheduleError`` when what it asks for is not
     there, and is noted in ``trace``.
     """
@@ -29,7 +31,7 @@ class Schedule:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.trace: list[str] = []
-        self.blocks: list[str] = []
+        self._made = 0
         counts = {"fill": 0, "block": 0}
         for op in kernel.blocks:
             if op == kernel.root:
@@ -40,7 +42,6 @@ class Schedule:
                 base = "fill" if op.operation.name == "linalg.fill" else "block"
                 name = f"{base}{counts[base]}"
                 counts[base] += 1
-            self.blocks.append(name)
             op.operation.attributes[BLOCK] = ir.StringAttr.get(name, kernel.function.context)
         self.final = "root" if kernel.final == kernel.root else "final"
 
@@ -72,6 +73,29 @@ class Schedule:
             _clean(root)
 
         return self._apply(f"tile({block!r}, {list(sizes)})", block, build)
+
+    def rfactor(self, block: str, sizes: Sequence[int]) -> Schedule:
+        """Reduce into several accumulators side by side, and these into one at the end.
+
+        ``sizes``: how many for each loop of ``block``, 0 for a loop that is no reduction.
+        Reorders the reduction. Upstream: ``transform.structured.tile_reduction_using_for``.
+        """
+        dimensions = [number for number, size in enumerate(sizes) if size]
+
+        def build(root: Handle) -> None:
+            any_op = transform.AnyOpType.get()
+            structured.TileReductionUsingForOp(
+                [any_op],
+                any_op,
+                any_op,
+                any_op,
+                _match(root, block),
+                reduction_dims=dimensions,
+                tile_sizes=list(sizes),
+            )
+            _clean(root)
+
+        return self._apply(f"rfactor({block!r}, {list(sizes)})", block, build)
 
     def flatten(self, block: str) -> Schedule:
         """Collapse the loops of an elementwise block into one.
@@ -146,11 +170,19 @@ class Schedule:
             )
         try:
             apply(self.kernel.function, build)
-        except ir.MLIRError as error:
-            reasons = "; ".join(d.message for d in error.error_diagnostics)
-            raise ScheduleError(f"kernel '{self.kernel.name}': {text}: {reasons}") from error
+        except ScheduleError as error:
+            raise ScheduleError(f"kernel '{self.kernel.name}': {text}: {error}") from error
         self.trace.append(text)
+        self._label()
         return self
+
+    def _label(self) -> None:
+        """Name the operations that a primitive has made."""
+        for op in walk(self.kernel.function):
+            if is_linalg(op) and not _block_name(op):
+                self._made += 1
+                name = ir.StringAttr.get(f"new{self._made}", op.context)
+                op.operation.attributes[BLOCK] = name
 
 
 def _block_name(op: ir.OpView) -> str:

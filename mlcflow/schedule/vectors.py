@@ -24,6 +24,19 @@ def _build(function: Handle) -> None:
         return ir.InsertionPoint(transform.ApplyPatternsOp(function).patterns)
 
     with patterns():
+        # To one dimension, which is a single instruction for the processor.
+        vector_transform.ApplyReorderMultiReductionPatternsOp(
+            lowering_strategy=vector_transform.VectorMultiReductionLowering.InnerReduction
+        )
+    with patterns():
+        vector_transform.ApplyMultiReductionFlatteningPatternsOp(
+            lowering_strategy=vector_transform.VectorMultiReductionLowering.InnerReduction
+        )
+    with patterns():
+        vector_transform.ApplyMultiReductionUnrollingPatternsOp(
+            lowering_strategy=vector_transform.VectorMultiReductionLowering.InnerReduction
+        )
+    with patterns():
         vector_transform.ApplyLowerContractionPatternsOp(
             lowering_strategy=vector_transform.VectorContractLowering.OuterProduct
         )
@@ -31,6 +44,8 @@ def _build(function: Handle) -> None:
     with patterns():
         vector_transform.ApplyLowerOuterProductPatternsOp()
         vector_transform.ApplyLowerBroadcastPatternsOp()
+        vector_transform.ApplyLowerTransposePatternsOp()
+        vector_transform.ApplyLowerShapeCastPatternsOp()
     with patterns():
         # Partial unrolling would leave a memref of vectors: a round trip through memory.
         vector_transform.ApplyTransferToScfPatternsOp(full_unroll=True, max_transfer_rank=1)

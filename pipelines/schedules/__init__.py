@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from mlcflow.pipelines.schedules import contraction, elementwise
+from mlcflow.pipelines.schedules import contraction, elementwise, reduction
 from mlcflow.schedule.rules import Rule
 
 CPU: dict[str, Rule] = {
     "contraction": contraction.rule,
+    "reduction": reduction.rule,
     "elementwise": elementwise.rule,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlcflow.graph.kernel import Kernel
-from mlcflow.graph.linalg_ops import captured, indexing_maps, is_elementwise, payload
+from mlcflow.graph.linalg_ops import captured, indexing_maps, payload
 from mlcflow.mlir import ir
 from mlcflow.pipelines.schedules.tiles import divisor
 from mlcflow.schedule.schedule import Schedule
@@ -24,7 +24,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     """
     if kernel.kind != "elementwise" or not kernel.is_static or not kernel.loops:
         return None
-    if not kernel.element_types <= set(LANE_BITS) or not _is_vectorizable(kernel):
+    if not kernel.element_types <= set(LANE_BITS) or not reads_vectors(kernel):
         return None
     lanes = target.lanes(max(LANE_BITS[t] for t in kernel.element_types))
     inner = divisor(kernel.loops[-1], 4 * lanes, prefer=lanes)
@@ -32,21 +32,35 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
         return None
     schedule = Schedule(kernel)
     schedule.tile_and_fuse(schedule.final, [1] * (len(kernel.loops) - 1) + [inner])
-    return schedule.vectorize().hoist()
+    return schedule.drop_unit_loops().vectorize().hoist()
 
 
-def _is_vectorizable(kernel: Kernel) -> bool:
+def reads_vectors(kernel: Kernel) -> bool:
+    """Whether every block reads and computes in a way that vectors can follow."""
     for op in kernel.blocks:
         if op.operation.name == "linalg.fill":
             continue
-        body = payload(op)
-        if not is_elementwise(op) or any(isinstance(v.type, ir.ShapedType) for v in captured(op)):
+        if any(isinstance(value.type, ir.ShapedType) for value in captured(op)):
             return False
-        names = [inner.operation.name for inner in body]
+        names = [inner.operation.name for inner in payload(op)]
         if any(not n.startswith(("arith.", "math.")) or n in SCALAR_ONLY for n in names):
             return False
-        innermost = ir.AffineExpr.get_dim(len(kernel.loops) - 1)
-        for affine_map in indexing_maps(op):
-            if not affine_map.is_projected_permutation or innermost in affine_map.results[:-1]:
-                return False
+        if not all(_is_contiguous(affine_map) for affine_map in indexing_maps(op)):
+            return False
     return True
+
+
+def _is_contiguous(affine_map: ir.AffineMap) -> bool:
+    """Whether the innermost loop moves along the last dimension, or not at all.
+
+    Other dimensions follow one loop each or stay at 0, as in a broadcast.
+    """
+    results = list(affine_map.results)
+    dims = [e for e in results if isinstance(e, ir.AffineDimExpr)]
+    zero = ir.AffineConstantExpr.get(0, affine_map.context)
+    innermost = ir.AffineDimExpr.get(affine_map.n_dims - 1, affine_map.context)
+    return (
+        all(e in dims or e == zero for e in results)
+        and len({e.position for e in dims}) == len(dims)
+        and innermost not in results[:-1]
+    )

@@ -1,0 +1,35 @@
+"""Reductions along rows: a vector of accumulators, then one."""
+
+from __future__ import annotations
+
+from mlcflow.graph.kernel import Kernel
+from mlcflow.graph.linalg_ops import inputs, iterators
+from mlcflow.pipelines.schedules.elementwise import LANE_BITS, reads_vectors
+from mlcflow.pipelines.schedules.tiles import divisor
+from mlcflow.schedule.schedule import Schedule
+from mlcflow.target import Target
+
+
+def rule(kernel: Kernel, target: Target) -> Schedule | None:
+    """Reduce the innermost loop by vectors, one row at a time, with its epilogue.
+
+    Applies to static shapes whose only reduction loop is the innermost, with one result and
+    rows that are a multiple of half a vector.
+    """
+    if kernel.kind != "reduction" or not kernel.is_static:
+        return None
+    *outer, kind = iterators(kernel.root)
+    if kind != "reduction" or "reduction" in outer or len(kernel.root.results) != 1:
+        return None
+    if not kernel.element_types <= set(LANE_BITS) or not reads_vectors(kernel):
+        return None
+    lanes = target.lanes(max(LANE_BITS[t] for t in kernel.element_types))
+    width = divisor(kernel.loops[-1], 4 * lanes, prefer=lanes)
+    if width < lanes // 2 or len(inputs(kernel.root)) == 0:
+        return None
+    schedule = Schedule(kernel)
+    if outer:
+        schedule.tile_and_fuse(schedule.final, [1] * len(outer))
+    if width < kernel.loops[-1]:
+        schedule.rfactor("root", [0] * len(outer) + [width])
+    return schedule.drop_unit_loops().vectorize().hoist()
