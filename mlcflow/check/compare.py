@@ -41,6 +41,9 @@ def compare(actual: list, expected: list) -> None:
 
 def _difference(actual: Any, expected: Any) -> str:
     """What is wrong with ``actual``; empty if nothing is."""
+    if not _is_array(actual) or not _is_array(expected):
+        same = type(actual) is type(expected) and actual == expected
+        return "" if same else f"expected {expected!r}, got {actual!r}"
     got, got_dtype = _array(actual)
     want, dtype = _array(expected)
     if got_dtype != dtype or got.shape != want.shape:
@@ -62,6 +65,10 @@ def _difference(actual: Any, expected: Any) -> str:
     )
 
 
+def _is_array(value: Any) -> bool:
+    return is_tensor(value) or isinstance(value, np.ndarray | np.generic | float | complex)
+
+
 def _array(value: Any) -> tuple[np.ndarray, str]:
     """The value in a type wide enough to subtract, and the name of its own type."""
     if is_tensor(value):
@@ -70,7 +77,8 @@ def _array(value: Any) -> tuple[np.ndarray, str]:
         array = value.float().numpy() if dtype == "bfloat16" else value.numpy()
     else:
         array = np.asarray(value)
-        dtype = array.dtype.name
+        # A Python number that a model returns was an element of a tensor, mostly float32.
+        dtype = {float: "float32", complex: "complex64"}.get(type(value), array.dtype.name)
     if NUMPY[dtype].kind in "iub":
         return array.astype(object) if dtype == "uint64" else array.astype(np.int64), dtype
     return array.astype(np.complex128 if NUMPY[dtype].kind == "c" else np.float64), dtype

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
-from torch_mlir.extras.fx_decomp_util import get_decomposition_table
 from torch_mlir.extras.fx_importer import FxImporter
 
 from mlcflow import mlir
 from mlcflow.errors import ImportModelError
 from mlcflow.frontends import Imported
+from mlcflow.frontends.torch_export import export
 from mlcflow.frontends.torch_ops import NodeImporter, unsupported
 from mlcflow.mlir import ir
 from mlcflow.passes import Pass
@@ -54,9 +54,7 @@ def import_torch(
     dimensions that ``dynamic_shapes`` (as in ``torch.export``) leaves open; all open ones must
     be the same one. Raises ``ImportModelError`` that lists every unsupported operation.
     """
-    program = _export(model, args, kwargs or {}, dynamic_shapes)
-    program = _decompose(program)
-    _check_dynamic(program)
+    program = export(model, args, kwargs or {}, dynamic_shapes)
     signature = program.graph_signature
     constants, results = _strip_constants(program.graph, signature)
     module = _import_graph(program)
@@ -74,68 +72,6 @@ def import_torch(
         positional=_is_positional(program.call_spec.in_spec) and not constants,
         tensors=True,
     )
-
-
-def _export(
-    model: Callable[..., Any], args: tuple, kwargs: dict, dynamic_shapes: Any
-) -> torch.export.ExportedProgram:
-    if isinstance(model, torch.export.ExportedProgram):
-        return model
-    if not isinstance(model, torch.nn.Module):
-        model = _Function(model)
-    try:
-        with torch.no_grad():
-            return torch.export.export(
-                model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
-            )
-    except Exception as error:  # torch.export raises many kinds, user code any kind
-        raise ImportModelError(
-            f"torch.export refused the model: {type(error).__name__}: {error}\n"
-            "  to see it alone: torch.export.export(model, args, strict=False)"
-        ) from error
-
-
-class _Function(torch.nn.Module):
-    """A function of tensors as the module that ``torch.export`` asks for."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
-
-
-def _decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    try:
-        with torch.no_grad():
-            return program.run_decompositions(get_decomposition_table())
-    except Exception as error:
-        raise ImportModelError(
-            f"decomposing the exported program failed: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _check_dynamic(program: torch.export.ExportedProgram) -> None:
-    """Refuse two open dimensions: torch-mlir merges them wrongly, without a word.
-
-    A view that merges two dynamic dimensions is miscompiled
-    (https://github.com/llvm/torch-mlir/issues/3852).
-    """
-    names = sorted(
-        {
-            str(size)
-            for node in program.graph.nodes
-            if node.op == "placeholder" and isinstance(node.meta.get("val"), torch.Tensor)
-            for size in node.meta["val"].shape
-            if isinstance(size, torch.SymInt)
-        }
-    )
-    if len(names) > 1:
-        raise ImportModelError(
-            f"dynamic_shapes: expected one open dimension, found {len(names)} ({', '.join(names)});"
-            " give the same torch.export.Dim to all, or compile once for each size"
-        )
 
 
 def _strip_constants(graph: torch.fx.Graph, signature: Any) -> tuple[dict[int, Any], list]:
@@ -202,26 +138,36 @@ def _annotate(module: ir.Module, program: torch.export.ExportedProgram, results:
             for node in program.graph.nodes
             if node.op == "placeholder"
         }
+        specs = program.graph_signature.input_specs
+        parameters = {spec.target for spec in specs if spec.kind in _PARAMETER_KINDS}
         arguments = []
-        for spec in program.graph_signature.input_specs:
+        for spec in specs:
             if isinstance(spec.arg, ConstantArgument):
                 continue
             role = "parameter" if spec.kind in _PARAMETER_KINDS else "input"
-            name = spec.target if role == "parameter" else spec.arg.name
+            name = spec.target if role == "parameter" else _input_name(spec.arg.name, parameters)
             attributes = {f"mlcflow.{role}": ir.StringAttr.get(name)}
             arguments.append(attributes | _tensor_attributes(values.get(spec.arg.name)))
         nodes = {node.name: node.meta.get("val") for node in program.graph.nodes}
         outputs = []
         for number, spec in enumerate(results):
             mutates = spec.kind in _MUTATION_KINDS
+            target = spec.target
+            if spec.kind == OutputKind.USER_INPUT_MUTATION:
+                target = _input_name(target, parameters)
             attributes = {
                 "mlcflow.mutates" if mutates else "mlcflow.output": ir.StringAttr.get(
-                    spec.target if mutates else str(number)
+                    target if mutates else str(number)
                 )
             }
             outputs.append(attributes | _tensor_attributes(nodes.get(spec.arg.name)))
         main.attributes["arg_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(a) for a in arguments])
         main.attributes["res_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(a) for a in outputs])
+
+
+def _input_name(name: str, parameters: set[str]) -> str:
+    """The name of an input; another one than that of every parameter."""
+    return f"{name}_input" if name in parameters else name
 
 
 def _tensor_attributes(value: Any) -> dict[str, ir.Attribute]:

@@ -9,6 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from mlcflow.errors import MlcflowError
+
 NUMPY: dict[str, np.dtype] = {
     name: np.dtype(name)
     for name in (
@@ -35,7 +37,14 @@ _OF_MLIR = {
 
 
 def of_mlir(text: str) -> str:
-    """The name of an MLIR element type (signless integers are signed). Raises ``KeyError``."""
+    """The name of an MLIR element type (signless integers are signed).
+
+    Raises ``MlcflowError`` for a type that no array has.
+    """
+    if text not in _OF_MLIR:
+        raise MlcflowError(
+            f"arrays of {text} cannot go in or out: expected one of {', '.join(_OF_MLIR)}"
+        )
     return _OF_MLIR[text]
 
 

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from functools import cache
 
 from mlcflow.errors import ExecutionError
-from mlcflow.mlir import ExecutionEngine, ir, llvm
+from mlcflow.mlir import ExecutionEngine, ir, llvm, walk
 
 ASSERTION_FAILED = "mlcflow_assertion_failed"
 """Symbol that generated code calls with the number of an assertion that does not hold."""
 
+_TRANSLATED = ("llvm.", "omp.", "builtin.module")
 _COMPILER_RUNTIMES = ("gcc_s", "clang_rt.builtins")
 
 
@@ -55,7 +56,7 @@ class MachineCode:
         try:
             self._engine = ExecutionEngine(module, opt_level=opt_level, enable_object_dump=False)
         except RuntimeError as error:
-            raise ExecutionError(f"LLVM could not compile the module: {error}") from error
+            raise ExecutionError(_not_compiled(module, error)) from error
         self._callback = ctypes.CFUNCTYPE(None, ctypes.c_int64)(on_assertion)
         address = ctypes.cast(self._callback, ctypes.c_void_p)
         self._engine.raw_register_runtime(ASSERTION_FAILED, address)
@@ -67,6 +68,15 @@ class MachineCode:
         if not address:
             raise ExecutionError(f"the compiled module has no function '{name}'")
         return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+
+
+def _not_compiled(module: ir.Module, error: RuntimeError) -> str:
+    """Why there is no machine code: mostly, operations that a pipeline has not lowered."""
+    names = {op.operation.name for op in walk(module.operation)}
+    left = sorted(name for name in names if not name.startswith(_TRANSLATED))
+    if left:
+        return f"the module is not lowered to the LLVM dialect: {', '.join(left)} remain"
+    return f"LLVM could not compile the module: {error}"
 
 
 def _check_symbols(module: ir.Module) -> None:

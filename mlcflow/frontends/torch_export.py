@@ -1,0 +1,105 @@
+"""From a PyTorch model to an exported program, by ``torch.export``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch_mlir.extras.fx_decomp_util import get_decomposition_table
+
+from mlcflow.errors import ImportModelError
+from mlcflow.frontends.torch_decompositions import DECOMPOSITIONS
+
+
+def export(
+    model: Callable[..., Any], args: tuple, kwargs: dict[str, Any], dynamic_shapes: Any
+) -> torch.export.ExportedProgram:
+    """The exported program of a model, in the operations that torch-mlir lowers.
+
+    Raises ``ImportModelError`` when PyTorch refuses, or when two dimensions are open.
+    """
+    program = _decompose(_export(model, args, kwargs, dynamic_shapes))
+    _check_dynamic(program)
+    return program
+
+
+def _export(
+    model: Callable[..., Any], args: tuple, kwargs: dict[str, Any], dynamic_shapes: Any
+) -> torch.export.ExportedProgram:
+    if isinstance(model, torch.export.ExportedProgram):
+        return model
+    if not isinstance(model, torch.nn.Module):
+        model = _Function(model)
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
+            )
+    except Exception as error:  # torch.export raises many kinds, user code any kind
+        raise ImportModelError(
+            f"torch.export refused the model: {type(error).__name__}: {error}\n"
+            "  to see it alone: torch.export.export(model, args, strict=False)"
+        ) from error
+
+
+class _Function(torch.nn.Module):
+    """A function of tensors as the module that ``torch.export`` asks for."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+        if isinstance(function, FunctionType):
+            self.forward = _named_forward(function)  # type: ignore[method-assign]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def _named_forward(function: FunctionType) -> FunctionType:
+    """The function under the name ``forward``, the only one whose source lines PyTorch records.
+
+    Its signature also gives the inputs their names.
+    """
+    code = function.__code__.replace(co_name="forward")
+    forward = FunctionType(
+        code, function.__globals__, "forward", function.__defaults__, function.__closure__
+    )
+    forward.__kwdefaults__ = function.__kwdefaults__
+    return forward
+
+
+def _decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # PyTorch warns of how it copies its own tree specs.
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            return program.run_decompositions(get_decomposition_table() | DECOMPOSITIONS)
+    except Exception as error:
+        raise ImportModelError(
+            f"decomposing the exported program failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_dynamic(program: torch.export.ExportedProgram) -> None:
+    """Refuse two open dimensions: torch-mlir merges them wrongly, without a word.
+
+    A view that merges two dynamic dimensions is miscompiled
+    (https://github.com/llvm/torch-mlir/issues/3852).
+    """
+    names = sorted(
+        {
+            str(size)
+            for node in program.graph.nodes
+            if node.op == "placeholder" and isinstance(node.meta.get("val"), torch.Tensor)
+            for size in node.meta["val"].shape
+            if isinstance(size, torch.SymInt)
+        }
+    )
+    if len(names) > 1:
+        raise ImportModelError(
+            f"dynamic_shapes: expected one open dimension, found {len(names)} ({', '.join(names)});"
+            " give the same torch.export.Dim to all, or compile once for each size"
+        )
