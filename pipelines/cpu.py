@@ -18,8 +18,14 @@ from mlcflow.schedule.vectors import lower_vectors
 from mlcflow.target import Target
 
 
-def pipeline(target: Target) -> Pipeline:
-    """Kernels, each scheduled by itself, in memory that is planned."""
+def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
+    """Kernels, each scheduled by itself, in memory that is planned.
+
+    ``fast_math``: sums of floating-point numbers may be taken in another order than the
+    model's; the order never depends on the machine's load or the number of threads.
+    """
+    # Only this rule changes the order of a sum.
+    rules = {name: rule for name, rule in CPU.items() if fast_math or name != "reduction"}
     return Pipeline(
         "cpu",
         (
@@ -34,11 +40,11 @@ def pipeline(target: Target) -> Pipeline:
                 Pass("cse"),
             ),
             Stage("kernels", *cut()),
-            Stage("schedule", apply_rules(CPU, target), Pass("canonicalize"), Pass("cse")),
+            Stage("schedule", apply_rules(rules, target), Pass("canonicalize"), Pass("cse")),
             Stage("bufferize", *bufferize(plan_memory)),
             Stage("vectors", lower_vectors),
             Stage("loops", *loops()),
-            Stage("llvm", *to_llvm()),
+            Stage("llvm", *to_llvm(target, fast_math=fast_math)),
         ),
     )
 

@@ -13,6 +13,7 @@ from mlcflow.graph.results import (
     copy_without_runtime,
     results_to_arguments,
 )
+from mlcflow.llvm_target import restrict_to
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Pipeline, Stage, Step
 from mlcflow.target import Target
@@ -26,7 +27,7 @@ def pipeline(target: Target, *, opt_level: int = 1) -> Pipeline:
             Stage("simplify", *simplify()),
             Stage("bufferize", *bufferize()),
             Stage("loops", *loops()),
-            Stage("llvm", *to_llvm()),
+            Stage("llvm", *to_llvm(target)),
         ),
         opt_level=opt_level,
     )
@@ -86,8 +87,11 @@ def loops() -> tuple[Step, ...]:
     )
 
 
-def to_llvm() -> tuple[Step, ...]:
-    """From loops, vectors and memory to the LLVM dialect."""
+def to_llvm(target: Target, *, fast_math: bool = False) -> tuple[Step, ...]:
+    """From loops, vectors and memory to the LLVM dialect.
+
+    ``fast_math`` lets the last step of a reduction over a vector go in any order.
+    """
     return (
         Pass("lower-affine"),
         Pass("convert-vector-to-scf"),
@@ -109,8 +113,7 @@ def to_llvm() -> tuple[Step, ...]:
         Pass("arith-expand", on="func.func", include_bf16=True),
         Pass("expand-strided-metadata"),
         Pass("lower-affine"),
-        Pass("canonicalize"),
-        Pass("convert-vector-to-llvm"),
+        Pass("convert-vector-to-llvm", reassociate_fp_reductions=fast_math),
         Pass("finalize-memref-to-llvm"),
         Pass("convert-complex-to-llvm"),
         Pass("convert-arith-to-llvm"),
@@ -119,4 +122,5 @@ def to_llvm() -> tuple[Step, ...]:
         Pass("convert-func-to-llvm"),
         Pass("convert-cf-to-llvm"),
         Pass("reconcile-unrealized-casts"),
-    )  # fmt: skip
+        restrict_to(target),
+    )

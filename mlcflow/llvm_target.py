@@ -1,0 +1,29 @@
+"""Which instructions LLVM may use, stated on every function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mlcflow.mlir import ir, llvm
+from mlcflow.target import Target
+
+
+def restrict_to(target: Target) -> Callable[[ir.Module], None]:
+    """A step that limits the functions of an LLVM module to the features of ``target``.
+
+    Nothing is stated for the machine that compiles: LLVM then uses all it finds. Attributes
+    of ``func.func`` would be dropped on the way, so this runs on the LLVM dialect.
+    """
+
+    def restrict_to_target(module: ir.Module) -> None:
+        if target.native or not target.features:
+            return
+        family = target.triple.split("-")[0]
+        features = ", ".join(f'"+{name}"' for name in target.features)
+        allowed = ir.Attribute.parse(f"#llvm.target_features<[{features}]>")
+        for op in module.body.operations:
+            if isinstance(op, llvm.LLVMFuncOp) and op.body.blocks:
+                op.attributes["target_cpu"] = ir.StringAttr.get(family.replace("_", "-"))
+                op.attributes["target_features"] = allowed
+
+    return restrict_to_target
