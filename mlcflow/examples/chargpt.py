@@ -25,14 +25,7 @@ from mlcflow.report.timing import duration
 
 SEED = 0
 PROMPT = "Return the "
-MODULES = (
-    "argparse", "array", "ast", "asyncio", "bisect", "builtins", "codecs", "collections",
-    "contextlib", "csv", "datetime", "decimal", "email", "enum", "fractions", "functools",
-    "hashlib", "heapq", "inspect", "io", "itertools", "json", "logging", "math", "operator",
-    "os", "pathlib", "pickle", "queue", "random", "re", "shutil", "socket", "statistics",
-    "string", "struct", "subprocess", "tempfile", "textwrap", "threading", "time", "types",
-    "unittest", "weakref", "zipfile",
-)  # fmt: skip
+MODULES = ("builtins", "itertools", "math", "os", "random")
 """Modules of the standard library whose documentation is learned."""
 
 
@@ -45,9 +38,13 @@ def standard_library_text() -> str:
             members = vars(member).values() if inspect.isclass(member) else ()
             for each in (member, *members):
                 text = each.__doc__ if callable(each) or inspect.ismodule(each) else None
-                if isinstance(text, str) and text.isascii():
+                if isinstance(text, str) and _is_plain(text):
                     found[inspect.cleandoc(text)] = None
     return "\n\n".join(found)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.replace("\n", "").isprintable()
 
 
 class Block(nn.Module):
@@ -77,7 +74,7 @@ class CharGPT(nn.Module):
     """A decoder-only transformer: ``int64[N, context]`` to ``float32[N, context, characters]``."""
 
     def __init__(
-        self, characters: int, context: int = 64, width: int = 96, heads: int = 4, layers: int = 3
+        self, characters: int, context: int = 48, width: int = 96, heads: int = 4, layers: int = 2
     ) -> None:
         super().__init__()
         self.context = context
@@ -86,6 +83,9 @@ class CharGPT(nn.Module):
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, characters)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.05)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         x = self.embed_character(codes) + self.embed_position.weight
@@ -93,11 +93,13 @@ class CharGPT(nn.Module):
         return logits
 
 
-def train(model: CharGPT, codes: torch.Tensor, steps: int, batch: int = 16) -> float:
+def train(model: CharGPT, codes: torch.Tensor, steps: int, batch: int = 32) -> float:
     """Train on random pieces of ``codes``, ``int64[length]``; returns the last loss."""
     generator = torch.Generator().manual_seed(SEED)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=5e-3, total_steps=steps, pct_start=0.1
+    )
     window = torch.arange(model.context + 1)
     model.train()
     for _ in range(steps):
@@ -110,7 +112,7 @@ def train(model: CharGPT, codes: torch.Tensor, steps: int, batch: int = 16) -> f
         optimizer.step()
         schedule.step()
     model.eval()
-    return float(loss)
+    return float(loss.detach())
 
 
 def write(
@@ -149,7 +151,7 @@ def run(
     codes = torch.tensor([characters.index(character) for character in text])
     torch.manual_seed(SEED)
     model = CharGPT(len(characters))
-    steps, length = (5, 10) if quick else (600, 300)
+    steps, length = (20, 20) if quick else (500, 300)
     with one_thread():
         _train_and_tell(model, codes, steps, len(text), say)
         padded = PROMPT.rjust(model.context)

@@ -79,7 +79,7 @@ def compile_and_tell(
     say(stage_line("machine code" + (", verified" if verify else ""), end - marks[-1]))
     return executable, {
         "pipeline": pipeline.name,
-        "seconds": end - begin,
+        "compile_seconds": end - begin,
         "import_seconds": marks[1] - begin,
         "stages": [_stage_as_json(record) for record in records],
     }

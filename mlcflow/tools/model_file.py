@@ -71,7 +71,7 @@ def read_arrays(files: tuple[str, ...]) -> list[np.ndarray]:
         except FileNotFoundError as error:
             raise click.UsageError(f"no file '{file}'") from error
         except (OSError, ValueError, EOFError) as error:
-            raise MlcflowError(f"--input {file}: not a .npy array: {error}") from error
+            raise MlcflowError(f"--input {file}: this is not a .npy file of numbers") from error
         if not isinstance(array, np.ndarray):
             raise MlcflowError(f"--input {file}: expected one array (.npy), got an archive")
         if array.dtype.str == BFLOAT16:
