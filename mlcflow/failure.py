@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mlcflow import mlir
 from mlcflow.errors import LoweringError
 from mlcflow.mlir import ir
+from mlcflow.passes import Pass
 
 if TYPE_CHECKING:
     from mlcflow.pipeline import Pipeline
@@ -27,20 +28,36 @@ def describe(
     Writes ``before``, the module as the stage found it, to a new temporary directory.
     """
     diagnostics = list(getattr(error, "error_diagnostics", []))
-    command = " ".join(
-        ["mlcflow", "opt", shlex.quote(str(_save(before, stage))), f"--pipeline={pipeline.name}",
-         f"--start={stage}", f"--until={stage}", *map(shlex.quote, pipeline.arguments)]
-    )  # fmt: skip
+    reason = str(error).split("\n  operation: ")[0]  # what follows is said below
     return LoweringError(
         f"pipeline '{pipeline.name}', stage '{stage}', step '{step}' failed"
-        + ("" if diagnostics else f": {error}"),
+        + ("" if diagnostics else f": {reason}"),
         stage=stage,
         step=step,
-        op=_operation(diagnostics),
-        location=source_lines(str(d.location) for d in diagnostics),
+        op=_operation(diagnostics) or getattr(error, "op", ""),
+        location=source_lines(str(d.location) for d in diagnostics)
+        or getattr(error, "location", ""),
         diagnostics=tuple(dict.fromkeys(d.message for d in diagnostics)),
-        reproducer=command,
+        reproducer=_reproducer(pipeline, stage, step, _save(before, stage)),
     )
+
+
+def _reproducer(pipeline: Pipeline, stage: str, step: str, path: Path) -> str:
+    """The command that runs ``stage`` again from the file.
+
+    A pipeline that only lives in this process has no name that a command could use: then its
+    passes are spelled out, and where functions are among them there is just the file.
+    """
+    command = f"mlcflow opt {shlex.quote(str(path))}"
+    if pipeline.arguments is not None:
+        words = [f"--pipeline={pipeline.name}", f"--start={stage}", f"--until={stage}"]
+        return " ".join([command, *map(shlex.quote, [*words, *pipeline.arguments])])
+    steps = next(s.steps for s in pipeline.stages if s.name == stage)
+    until = [str(s) for s in steps].index(step) if step in map(str, steps) else len(steps)
+    if all(isinstance(s, Pass) for s in steps[: until + 1]):
+        passes = ",".join(str(s) for s in steps[: until + 1])
+        return f"{command} --pass-pipeline={shlex.quote(f'builtin.module({passes})')}"
+    return f"{command}  # the module as the stage found it"
 
 
 def source_lines(locations: Iterable[str]) -> str:
@@ -70,5 +87,5 @@ def _operation(diagnostics: list) -> str:
 def _save(module: ir.Module, stage: str) -> Path:
     directory = Path(tempfile.mkdtemp(prefix="mlcflow-"))
     path = directory / f"before-{stage}.mlir"
-    path.write_text(mlir.asm(module, locations=True))
+    path.write_text(mlir.asm(module, locations=True), encoding="utf-8")
     return path

@@ -72,13 +72,14 @@ class Pipeline:
     """An ordered tuple of stages.
 
     ``opt_level`` is the level (0 to 3) at which LLVM turns the last module into machine code.
-    ``arguments`` are the command-line words that build this pipeline again, for reproducers.
+    ``arguments`` are the command-line words that build the pipeline again under its name, for
+    reproducers; ``None`` if none do.
     """
 
     name: str
     stages: tuple[Stage, ...]
     opt_level: int = 3
-    arguments: tuple[str, ...] = field(default=(), compare=False)
+    arguments: tuple[str, ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
@@ -108,7 +109,7 @@ class Pipeline:
                 raise MlcflowError(unknown_name("stage", name, names, of=f"pipeline '{self.name}'"))
         first = names.index(start) if start else 0
         last = names.index(until) if until else len(names) - 1
-        if last < first:
+        if names and last < first:
             raise MlcflowError(f"pipeline '{self.name}': stage '{until}' comes before '{start}'")
         return self.stages[first : last + 1]
 
@@ -147,7 +148,7 @@ def write_module(path: Path, module: ir.Module) -> None:
     """Write the module as text, at once or not at all; makes the directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(mlir.asm(module, locations=True))
+    part.write_text(mlir.asm(module, locations=True), encoding="utf-8")
     part.replace(path)
 
 

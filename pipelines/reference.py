@@ -11,6 +11,7 @@ from mlcflow.graph.gathers import guard_gathers
 from mlcflow.graph.interface import normalize_interface, record_interface
 from mlcflow.graph.results import (
     copy_without_runtime,
+    require_memory,
     results_to_arguments,
 )
 from mlcflow.llvm_target import restrict_to
@@ -66,6 +67,7 @@ def bufferize(*plan: Step) -> tuple[Step, ...]:
         ),
         Pass("tm-tensor-bufferize", on="func.func"),
         Pass("refback-mlprogram-bufferize"),
+        require_memory,
         # A kernel returns the destination it was given: no result, and no copy of it. What
         # loops carry unchanged is folded first, or the destination is not recognised.
         Pass("canonicalize"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mlcflow.errors import LoweringError
+from mlcflow.failure import source_lines
 from mlcflow.graph.interface import entry_points
 from mlcflow.mlir import arith, bufferization, ir, linalg, memref, walk
 from mlcflow.passes import Pass
@@ -22,6 +24,25 @@ def restrict_borders(module: ir.Module) -> None:
     for op in walk(module.operation):
         if isinstance(op, bufferization.ToTensorOp):
             op.attributes["restrict"] = ir.UnitAttr.get()
+
+
+def require_memory(module: ir.Module) -> None:
+    """Raise ``LoweringError`` that lists every operation which is still on tensors."""
+    left: dict[str, list[str]] = {}
+    for op in walk(module.operation):
+        values = [*op.operation.operands, *op.operation.results]
+        if not isinstance(op, bufferization.ToTensorOp | bufferization.ToBufferOp) and any(
+            isinstance(value.type, ir.RankedTensorType) for value in values
+        ):
+            left.setdefault(op.operation.name, []).append(str(op.location))
+    if left:
+        lines = [f"{name} x {len(where)}" for name, where in left.items()]
+        raise LoweringError(
+            f"no way is known to put {len(left)} kind(s) of operation into memory: "
+            + ", ".join(lines),
+            op=next(iter(left)),
+            location=source_lines(place for where in left.values() for place in where),
+        )
 
 
 def results_to_arguments(module: ir.Module) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlcflow.errors import ExecutionError
 from mlcflow.mlir import ir
 from mlcflow.runtime import dtypes
 
@@ -51,8 +52,16 @@ class Port:
 
 
 def read_interface(module: ir.Module) -> tuple[dict[str, list[Port]], list[str]]:
-    """The ports of each entry function, and the messages of the module's assertions."""
+    """The ports of each entry function, and the messages of the module's assertions.
+
+    Raises ``ExecutionError`` when the pipeline has not left them in the module.
+    """
     attributes = module.operation.attributes
+    if "mlcflow.interface" not in attributes:
+        raise ExecutionError(
+            "the module does not say what @main takes and gives; the step 'record_interface' "
+            "belongs into every pipeline, after the conversion to memory"
+        )
     interface = ir.DictAttr(attributes["mlcflow.interface"])
     functions = {
         function.name: [_port(ir.DictAttr(port)) for port in ir.ArrayAttr(function.attr)]

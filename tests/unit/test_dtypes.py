@@ -37,9 +37,7 @@ def test_every_type_goes_in_and_out(pipeline: str, name: str) -> None:
 
 def test_bool(pipeline: str) -> None:
     x = torch.tensor([[True, False], [False, False]])
-    executable = mlcflow.compile(
-        lambda a: (~a, a.any(), a.sum(), a & a.t()), x, pipeline=pipeline
-    )
+    executable = mlcflow.compile(lambda a: (~a, a.any(), a.sum(), a & a.t()), x, pipeline=pipeline)
     torch.testing.assert_close(executable(x), (~x, x.any(), x.sum(), x & x.t()))
     results = executable(x.numpy())
     assert [r.dtype.name for r in results] == ["bool", "bool", "int64", "bool"]
