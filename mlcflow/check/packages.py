@@ -46,7 +46,8 @@ def packages() -> list[Package]:
 
 def of_import(name: str) -> Package | None:
     """The package that an ``import`` of ``name`` needs, if it is one that mlcflow declares."""
-    distribution = _DISTRIBUTIONS.get(name, name)
+    module = name.split(".")[0]
+    distribution = _DISTRIBUTIONS.get(module, module.replace("_", "-"))
     return next((package for package in packages() if package.name == distribution), None)
 
 

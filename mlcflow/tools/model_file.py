@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from mlcflow.errors import MlcflowError
-from mlcflow.tools.python_file import describe, execute, member
+from mlcflow.tools.python_file import call, execute, member
 
 if TYPE_CHECKING:
     from mlcflow.runtime.interface import Port
@@ -33,10 +33,7 @@ def load_model(path: Path, name: str) -> tuple[Any, tuple, Mapping[str, Any]]:
     found = member(module, path, name or "model")
     inputs = getattr(module, "inputs", ())
     if callable(found) and not isinstance(found, torch.nn.Module) and _needs_nothing(found):
-        try:
-            found = found()
-        except Exception as error:  # the user's code may raise anything
-            raise MlcflowError(describe(error, path, f"calling {name or 'model'}()")) from error
+        found = call(found, path)
     if isinstance(found, tuple):
         if len(found) != 2:
             raise MlcflowError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mlcflow.errors import MlcflowError, unknown_name
-from mlcflow.tools.python_file import execute, member, split_name
+from mlcflow.tools.python_file import call, execute, member, split_name
 
 if TYPE_CHECKING:
     from mlcflow.pipeline import Pipeline
@@ -91,7 +91,7 @@ def _pipeline_of_file(
         parameters = inspect.signature(found, eval_str=True).parameters.values()
         known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
         given = _parse_options(spec, known, options)
-        found = found(target, **given)
+        found = call(found, path, target, **given)
     if not isinstance(found, Pipeline):
         raise click.UsageError(f"{spec}: expected a Pipeline, got {type(found).__name__}")
     # The name is what a reproducer passes as --pipeline.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import click
 
@@ -45,8 +47,19 @@ def member(module: ModuleType, path: Path, name: str) -> object:
     """What the file calls ``name``. Raises ``click.UsageError`` when there is no such name."""
     if not hasattr(module, name):
         known = [key for key in vars(module) if not key.startswith("_")]
-        raise click.UsageError(unknown_name(f"name in {path}:", name, known))
+        raise click.UsageError(unknown_name("name", name, known, of=str(path)))
     return getattr(module, name)
+
+
+def call(function: Callable[..., object], path: Path, *args: Any, **kwargs: Any) -> Any:
+    """Call a function of the file. Raises ``MlcflowError`` when it raises."""
+    try:
+        return function(*args, **kwargs)
+    except MlcflowError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        name = getattr(function, "__name__", type(function).__name__)
+        raise MlcflowError(describe(error, path, f"calling {name}()")) from error
 
 
 def describe(error: Exception, path: Path, action: str) -> str:

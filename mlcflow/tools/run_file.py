@@ -63,7 +63,11 @@ def run_file(text: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
     if given["repeat"]:
         times = time_calls(lambda: executable(*model.args, **model.kwargs), given["repeat"])
         say(f"time: {times}")
-        report["call_seconds"] = {"median": times.median, "least": times.least, "calls": times.calls}
+        report["call_seconds"] = {
+            "median": times.median,
+            "least": times.least,
+            "calls": times.calls,
+        }
     if given["outputs"]:
         write_arrays(given["outputs"], results)
     return report
