@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from mlcflow.errors import MlcflowError as MlcflowError
     from mlcflow.errors import ScheduleError as ScheduleError
     from mlcflow.errors import VerificationError as VerificationError
+    from mlcflow.frontends.tensor_program import language as language
+    from mlcflow.frontends.tensor_program.einsum import einsum_function as einsum_function
+    from mlcflow.frontends.tensor_program.function import from_python as from_python
+    from mlcflow.frontends.tensor_program.function import tensor_function as tensor_function
+    from mlcflow.frontends.tensor_program.language import Tensor as Tensor
+    from mlcflow.frontends.tensor_program.language import grid as grid
+    from mlcflow.frontends.tensor_program.language import reduce as reduce
+    from mlcflow.frontends.tensor_program.language import spatial as spatial
+    from mlcflow.frontends.tensor_program.to_python import to_python as to_python
     from mlcflow.passes import Pass as Pass
     from mlcflow.pipeline import Pipeline as Pipeline
     from mlcflow.pipeline import Stage as Stage
@@ -28,6 +37,15 @@ _HOMES = {
     "Pipeline": "pipeline",
     "Stage": "pipeline",
     "Target": "target",
+    "Tensor": "frontends.tensor_program.language",
+    "einsum_function": "frontends.tensor_program.einsum",
+    "from_python": "frontends.tensor_program.function",
+    "grid": "frontends.tensor_program.language",
+    "language": "frontends.tensor_program",
+    "reduce": "frontends.tensor_program.language",
+    "spatial": "frontends.tensor_program.language",
+    "tensor_function": "frontends.tensor_program.function",
+    "to_python": "frontends.tensor_program.to_python",
     "ExecutionError": "errors",
     "ImportModelError": "errors",
     "LoweringError": "errors",
@@ -43,4 +61,6 @@ def __getattr__(name: str) -> Any:
     """Load MLIR only when something that needs it is asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module 'mlcflow' has no attribute {name!r}")
+    if name == "language":
+        return importlib.import_module("mlcflow.frontends.tensor_program.language")
     return getattr(importlib.import_module(f"mlcflow.{_HOMES[name]}"), name)

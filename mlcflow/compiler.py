@@ -10,6 +10,7 @@ from mlcflow.check.verify import check_executable
 from mlcflow.errors import MlcflowError
 from mlcflow.frontends import Imported
 from mlcflow.frontends.mlir import import_mlir
+from mlcflow.frontends.tensor_program.function import TensorFunction, import_tensor_function
 from mlcflow.mlir import clone, ir
 from mlcflow.pipeline import Pipeline, StageRecord
 from mlcflow.runtime.executable import Executable
@@ -30,10 +31,10 @@ def compile(
     """Compile a model for a target; the host by default.
 
     ``model``: a ``torch.nn.Module``, an ``ExportedProgram`` or a function of tensors, with
-    ``example_inputs`` (and ``kwargs``) that fix shapes and dtypes; or an ``ir.Module``, MLIR
-    text, or the ``Path`` of an MLIR file, which need none. ``pipeline``: a name, with its
-    ``options``, or a ``Pipeline``. ``verify`` runs model and executable on copies of the
-    example inputs and compares them; MLIR has no original to compare with.
+    ``example_inputs`` (and ``kwargs``) that fix shapes and dtypes; or a tensor function, an
+    ``ir.Module``, MLIR text, or the ``Path`` of an MLIR file, which need none. ``pipeline``: a
+    name, with its ``options``, or a ``Pipeline``. ``verify`` runs model and executable on copies
+    of the example inputs and compares them; MLIR has no original to compare with.
 
     Raises ``ImportModelError``, ``LoweringError``, ``ExecutionError`` or
     ``VerificationError``, which are all ``MlcflowError``.
@@ -57,12 +58,15 @@ def import_model(
         return model
     if isinstance(model, ir.Module):
         return Imported(clone(model))
+    if isinstance(model, TensorFunction):
+        return import_tensor_function(model, args)
     if isinstance(model, str | bytes | Path):
         return import_mlir(model)
     if not callable(model) and not hasattr(model, "graph_signature"):
         raise MlcflowError(
-            "model: expected a torch.nn.Module, a function of tensors, an ExportedProgram, an "
-            f"ir.Module, MLIR text or the Path of an MLIR file, got {type(model).__name__}"
+            "model: expected a torch.nn.Module, a function of tensors, an ExportedProgram, a "
+            "tensor function, an ir.Module, MLIR text or the Path of an MLIR file, got "
+            f"{type(model).__name__}"
         )
     from mlcflow.frontends.torch import import_torch  # needs PyTorch, which is optional
 

@@ -1,0 +1,98 @@
+"""The part of a tensor that a statement touches, as a slice with offsets and strides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlcflow.frontends.tensor_program.access import bounds
+from mlcflow.frontends.tensor_program.tree import Affine, Size, Symbol
+from mlcflow.mlir import arith, ir, tensor
+
+
+@dataclass(frozen=True)
+class Window:
+    """A slice: ``offsets``, ``sizes`` and ``strides`` a dimension of the tensor.
+
+    Dimensions that are ``dropped`` have one index and are none of the slice. ``index`` is the
+    access in terms of the slice, one a dimension that is left.
+    """
+
+    offsets: tuple[int, ...]
+    sizes: tuple[Size, ...]
+    strides: tuple[int, ...]
+    dropped: tuple[bool, ...]
+    index: tuple[Affine, ...]
+    is_whole: bool
+
+
+def window(index: tuple[Affine, ...], extents: dict[str, Size], shape: tuple[Size, ...]) -> Window:
+    """The slice of a tensor of ``shape`` that ``index`` runs over."""
+    parts = [_part(a, extents, size) for a, size in zip(index, shape, strict=True)]
+    offsets, sizes, strides, inner = zip(*parts, strict=True) if parts else ((), (), (), ())
+    dropped = tuple(affine is None for affine in inner)
+    whole = not any(dropped) and tuple(sizes) == shape and not any(offsets)
+    kept = tuple(affine for affine in inner if affine is not None)
+    return Window(offsets, sizes, strides, dropped, kept, whole)
+
+
+def _part(
+    index: Affine, extents: dict[str, Size], size: Size
+) -> tuple[int, Size, int, Affine | None]:
+    """Offset, size and stride of one dimension, and the index into it (``None``: dropped)."""
+    if isinstance(size, Symbol):  # checked: one loop over all of it
+        return 0, size, 1, index
+    if not index.terms:
+        return index.constant, 1, 1, None
+    if len(index.terms) == 1 and index.terms[0][1] > 0:
+        name, stride = index.terms[0]
+        return index.constant, extents[name], stride, Affine(((name, 1),))
+    low, _ = bounds(index, extents)
+    if all(coefficient > 0 for _, coefficient in index.terms) and low > 0:
+        return low, size - low, 1, Affine(index.terms)
+    return 0, size, 1, index
+
+
+def extract(value: ir.Value, part: Window, sizes: dict[str, ir.Value]) -> ir.Value:
+    """The slice of ``value``, without the dropped dimensions."""
+    element = ir.RankedTensorType(value.type).element_type
+    kept = [s for s, drop in zip(part.sizes, part.dropped, strict=True) if not drop]
+    static = [_static(size) for size in kept]
+    return tensor.extract_slice(
+        ir.RankedTensorType.get(static, element),
+        value,
+        [],
+        _dynamic(part, sizes),
+        [],
+        list(part.offsets),
+        [_static(size) for size in part.sizes],
+        list(part.strides),
+    )
+
+
+def insert(tile: ir.Value, base: ir.Value, part: Window, sizes: dict[str, ir.Value]) -> ir.Value:
+    """``base`` with the slice replaced by ``tile``."""
+    return tensor.insert_slice(
+        tile,
+        base,
+        [],
+        _dynamic(part, sizes),
+        [],
+        list(part.offsets),
+        [_static(size) for size in part.sizes],
+        list(part.strides),
+    )
+
+
+def size_of(value: ir.Value, dimension: int) -> ir.Value:
+    """The run-time size of one dimension."""
+    index = ir.IndexType.get()
+    position = arith.ConstantOp(index, ir.IntegerAttr.get(index, dimension)).result
+    return tensor.dim(value, position)
+
+
+def _static(size: Size) -> int:
+    return ir.ShapedType.get_dynamic_size() if isinstance(size, Symbol) else size
+
+
+def _dynamic(part: Window, sizes: dict[str, ir.Value]) -> list[ir.Value]:
+    return [sizes[size.name] for size in part.sizes if isinstance(size, Symbol)]
