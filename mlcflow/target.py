@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mlcflow.errors import MlcflowError, unknown_name
 
@@ -131,11 +132,10 @@ def _host_cores() -> int:
 
 
 def _host_caches() -> tuple[int, int, int]:
-    """L1 data, L2 and L3 bytes from the C library; usual sizes where it does not say."""
-    names = ("SC_LEVEL1_DCACHE_SIZE", "SC_LEVEL2_CACHE_SIZE", "SC_LEVEL3_CACHE_SIZE")
-    known = getattr(os, "sysconf_names", {})
-    sizes = []
-    for name, default in zip(names, _DEFAULT_CACHES, strict=True):
-        size = os.sysconf(name) if name in known else 0
-        sizes.append(size if size > 0 else default)
-    return sizes[0], sizes[1], sizes[2]
+    """L1 data, L2 and L3 bytes as Linux's sysfs tells them; usual sizes where it does not."""
+    sizes = dict(zip((1, 2, 3), _DEFAULT_CACHES, strict=True))
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        level, kind, size = ((index / name).read_text() for name in ("level", "type", "size"))
+        if kind.strip() != "Instruction" and size.strip().endswith("K"):
+            sizes[int(level)] = int(size.strip()[:-1]) << 10
+    return sizes[1], sizes[2], sizes[3]
