@@ -50,13 +50,15 @@ def _difference(actual: Any, expected: Any) -> str:
         return f"expected {dtype}{list(want.shape)}, got {got_dtype}{list(got.shape)}"
     relative, absolute = TOLERANCES.get(dtype, (0.0, 0.0))
     with np.errstate(all="ignore"):
-        same = (got == want) | (np.isnan(got) & np.isnan(want))
+        same = (got == want) | ((got != got) & (want != want))  # NaN, in any type
         error = np.where(same, 0.0, np.abs(got - want))
         excess = np.where(same, 0.0, error - (absolute + relative * np.abs(want)))
-    bad = ~same & ~(excess <= 0)  # a NaN on one side only is never within the tolerance
+    # A NaN on one side only is never within the tolerance, and differences of integers may
+    # overflow.
+    bad = ~same & (~(excess <= 0) if absolute else True)
     if not bad.any():
         return ""
-    score = np.where(bad, np.nan_to_num(excess, nan=np.inf), -np.inf)
+    score = np.where(bad, np.nan_to_num(excess.astype(np.float64), nan=np.inf), -np.inf)
     worst = np.unravel_index(int(np.argmax(score)), got.shape)
     return (
         f"{int(bad.sum())} of {got.size} elements are wrong; the worst, at "

@@ -16,12 +16,17 @@ def check_executable(
     """Raise ``VerificationError`` where the executable differs from the torch ``model``.
 
     Compares the results, and what the model writes into its inputs and its buffers. Works on
-    copies: neither the arguments nor the model are changed.
+    copies: neither the arguments nor the model are changed. An ``ExportedProgram`` knows the
+    inputs it was exported with, which are taken where none are given.
     """
     import torch
     from torch.utils import _pytree as pytree
 
-    original = model.module() if isinstance(model, torch.export.ExportedProgram) else model
+    original = model
+    if isinstance(model, torch.export.ExportedProgram):
+        original = model.module()
+        if not args and not kwargs and model.example_inputs is not None:
+            args, kwargs = model.example_inputs
     if isinstance(original, torch.nn.Module):
         original = copy.deepcopy(original)  # running statistics change
     before = {name: executable.parameters[name].clone() for name in executable.mutated_parameters}
