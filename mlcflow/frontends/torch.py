@@ -19,6 +19,7 @@ from torch_mlir.extras.fx_importer import FxImporter
 from mlcflow import mlir
 from mlcflow.errors import ImportModelError
 from mlcflow.frontends import Imported
+from mlcflow.frontends.torch_bytes import widen_bytes
 from mlcflow.frontends.torch_export import export
 from mlcflow.frontends.torch_ops import NodeImporter, unsupported
 from mlcflow.mlir import ir
@@ -31,7 +32,11 @@ TO_TORCH_BACKEND = (
         backend_legal_ops="aten.adaptive_max_pool2d",
     ),
 )
-TO_LINALG = Pass("torch-backend-to-linalg-on-tensors-backend-pipeline")
+TO_LINALG = (
+    *TO_TORCH_BACKEND,
+    widen_bytes,
+    Pass("torch-backend-to-linalg-on-tensors-backend-pipeline"),
+)
 
 _PARAMETER_KINDS = {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}
 _MUTATION_KINDS = {
@@ -117,10 +122,10 @@ def _lower(module: ir.Module) -> None:
     """From the torch dialect to linalg on tensors, or a list of all that stands in the way."""
     imported = mlir.clone(module)
     try:
-        for step in (*TO_TORCH_BACKEND, TO_LINALG):
+        for step in TO_LINALG:
             step(module)
     except ir.MLIRError as error:
-        found = unsupported(imported, (*TO_TORCH_BACKEND, TO_LINALG))
+        found = unsupported(imported, TO_LINALG)
         lines = found or [d.message for d in error.error_diagnostics]
         raise ImportModelError(
             f"torch-mlir cannot lower {len(lines)} operation(s) of this model to linalg:\n  "

@@ -16,22 +16,63 @@ from torch import Tensor
 aten = torch.ops.aten
 
 
-def product(operation: Any) -> Callable[..., Any]:
-    """Products of bytes wrap around; torch-mlir crashes on some of them."""
-
-    def decomposition(left: Tensor, right: Tensor) -> Any:
-        if left.dtype not in (torch.int8, torch.uint8):
+def divide(x: Tensor, y: Any, *, rounding_mode: str | None = None) -> Any:
+    """Integers rounded to the lower one: torch-mlir goes through f64."""
+    if not isinstance(y, Tensor):
+        if not isinstance(y, int) or _is_inexact(x.dtype) or x.dtype == torch.bool:
             return NotImplemented
-        return operation(left.to(torch.int32), right.to(torch.int32)).to(left.dtype)
+        if not torch.iinfo(x.dtype).min <= y <= torch.iinfo(x.dtype).max:
+            return NotImplemented
+        y = aten.full([], y, dtype=x.dtype)
+    dtype = torch.result_type(x, y)
+    if rounding_mode != "floor" or _is_inexact(dtype) or dtype == torch.bool:
+        return NotImplemented
+    x, y = x.to(dtype), y.to(dtype)
+    quotient = aten.div(x, y, rounding_mode="trunc")
+    if not dtype.is_signed:
+        return quotient
+    rest = x - quotient * y
+    return torch.where((rest != 0) & ((rest < 0) != (y < 0)), quotient - 1, quotient)
+
+
+def floor_divide(x: Tensor, y: Any) -> Any:
+    """As :func:`divide`."""
+    return divide(x, y, rounding_mode="floor")
+
+
+def of_bytes(reduction: Any) -> Callable[..., Any]:
+    """``any`` and ``all`` of what is not boolean."""
+
+    def decomposition(x: Tensor, *args: Any, **options: Any) -> Any:
+        if x.dtype == torch.bool:
+            return NotImplemented
+        result = reduction(x != 0, *args, **options)
+        return result.to(torch.uint8) if x.dtype == torch.uint8 else result
 
     return decomposition
 
 
-def addmm(bias: Tensor, left: Tensor, right: Tensor, *, beta: int = 1, alpha: int = 1) -> Any:
-    """As :func:`product`."""
-    if left.dtype not in (torch.int8, torch.uint8):
+def reduce_to_bytes(reduction: Any) -> Callable[..., Any]:
+    """torch-mlir crashes on sums of a type of one byte."""
+
+    def decomposition(x: Tensor, *args: Any, dtype: Any = None, **options: Any) -> Any:
+        if dtype not in (torch.int8, torch.uint8):
+            return NotImplemented
+        return reduction(x, *args, dtype=torch.int64, **options).to(dtype)
+
+    return decomposition
+
+
+def pow_integer(x: Tensor, exponent: Any) -> Any:
+    """Powers of integers that are small enough to write out."""
+    if _is_inexact(x.dtype) or x.dtype == torch.bool:
         return NotImplemented
-    return beta * bias + alpha * aten.mm(left, right)
+    if not isinstance(exponent, int) or not 1 <= exponent <= 8:
+        return NotImplemented
+    result = x
+    for _ in range(exponent - 1):
+        result = result * x
+    return result
 
 
 def constant_pad_nd(x: Tensor, pad: Sequence[int], value: float = 0) -> Any:
@@ -65,6 +106,10 @@ def index_put(
     return aten._index_put_impl(x, wrapped, values, accumulate)
 
 
+def _is_inexact(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
+
+
 _NARROW = (torch.int32, torch.int16, torch.int8)
 
 
@@ -73,11 +118,18 @@ def _int64(indices: Tensor | None) -> Tensor | None:
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
-    **{
-        operation: product(operation)
-        for operation in (aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default)
-    },
-    aten.addmm.default: addmm,
+    aten.div.Tensor_mode: divide,
+    aten.div.Scalar_mode: divide,
+    aten.floor_divide.default: floor_divide,
+    aten.floor_divide.Scalar: floor_divide,
+    aten.any.default: of_bytes(aten.any),
+    aten.all.default: of_bytes(aten.all),
+    aten.sum.default: reduce_to_bytes(aten.sum),
+    aten.sum.dim_IntList: reduce_to_bytes(aten.sum),
+    aten.prod.default: reduce_to_bytes(aten.prod),
+    aten.prod.dim_int: reduce_to_bytes(aten.prod),
+    aten.cumsum.default: reduce_to_bytes(aten.cumsum),
+    aten.pow.Tensor_Scalar: pow_integer,
     aten.constant_pad_nd.default: constant_pad_nd,
     aten.index.Tensor: index,
     aten.index_put.default: index_put,

@@ -33,16 +33,20 @@ def _export(
         return model
     if not isinstance(model, torch.nn.Module):
         model = _Function(model)
-    try:
-        with torch.no_grad():
-            return torch.export.export(
-                model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
-            )
-    except Exception as error:  # torch.export raises many kinds, user code any kind
-        raise ImportModelError(
-            f"torch.export refused the model: {type(error).__name__}: {error}\n"
-            "  to see it alone: torch.export.export(model, args, strict=False)"
-        ) from error
+    problems = []
+    # Dynamo also traces what turns a tensor into a Python number, but fewer Python programs.
+    for strict in (False, True):
+        try:
+            with torch.no_grad():
+                return torch.export.export(
+                    model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=strict
+                )
+        except Exception as error:  # torch.export raises many kinds, user code any kind
+            problems.append(error)
+    raise ImportModelError(
+        f"torch.export refused the model: {type(problems[0]).__name__}: {problems[0]}\n"
+        "  to see it alone: torch.export.export(model, args, strict=False)"
+    ) from problems[0]
 
 
 class _Function(torch.nn.Module):

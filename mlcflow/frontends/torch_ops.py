@@ -8,7 +8,7 @@ from torch_mlir.extras.fx_importer import GraphNodeImporter
 
 from mlcflow.failure import source_lines
 from mlcflow.mlir import ir, walk
-from mlcflow.passes import Pass
+from mlcflow.pipeline import Step
 
 
 class NodeImporter(GraphNodeImporter):
@@ -47,7 +47,7 @@ class NodeImporter(GraphNodeImporter):
 _BUILDERS = ("torch.constant.", "torch.prim.ListConstruct", "torch.vtensor.literal")
 
 
-def unsupported(module: ir.Module, steps: tuple[Pass, ...]) -> list[str]:
+def unsupported(module: ir.Module, steps: tuple[Step, ...]) -> list[str]:
     """One line for each distinct torch operation of ``module`` that ``steps`` cannot lower.
 
     Each operation is tried alone, in a function of its own, so that one does not hide the
@@ -87,7 +87,7 @@ def _is_builder(value: ir.Value) -> bool:
     return not isinstance(owner, ir.Block) and owner.operation.name.startswith(_BUILDERS)
 
 
-def _lowers_alone(op: ir.OpView, steps: tuple[Pass, ...]) -> bool:
+def _lowers_alone(op: ir.OpView, steps: tuple[Step, ...]) -> bool:
     """Whether a function that holds ``op`` and nothing else reaches linalg."""
     with op.context, ir.Location.unknown():
         module = ir.Module.create()

@@ -140,11 +140,11 @@ def _check_call(model: Any, inputs: tuple, pipeline: str, random: bool) -> None:
     for a, e in zip(pytree.tree_leaves(actual), pytree.tree_leaves(expected), strict=True):
         if type(a) is not type(e):
             raise VerificationError(f"expected a {type(e).__name__}, got a {type(a).__name__}")
-    results = (_leaves(actual), _leaves(expected))
-    if random:
-        results = (_zeros(results[0]), _zeros(results[1]))
-    compare(*results)
-    compare(_leaves(ours), _leaves(theirs))
+    for pair in ((actual, expected), (ours, theirs)):
+        mine, other = map(_leaves, pair)
+        if random:
+            mine, other = _zeros(mine), _zeros(other)
+        compare(mine, other)
 
 
 def _call(model: Any, inputs: list) -> Any:
