@@ -23,7 +23,7 @@ attribute                  on                    meaning
 
 from __future__ import annotations
 
-from torch_mlir.dialects import ext
+from mlcflow.mlir import ext
 
 
 class Attributes(ext.Dialect, name="mlcflow"):  # type: ignore[call-arg]

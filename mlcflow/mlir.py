@@ -17,6 +17,7 @@ from torch_mlir.dialects import (
     bufferization,
     builtin,
     cf,
+    ext,
     func,
     linalg,
     llvm,
@@ -27,7 +28,12 @@ from torch_mlir.dialects import (
     transform,
     vector,
 )
+from torch_mlir.dialects.transform import bufferization as bufferization_transform
 from torch_mlir.dialects.transform import interpreter, structured
+from torch_mlir.dialects.transform import loop as loop_transform
+from torch_mlir.dialects.transform import tensor as tensor_transform
+from torch_mlir.dialects.transform import tune as tune_transform
+from torch_mlir.dialects.transform import vector as vector_transform
 from torch_mlir.execution_engine import ExecutionEngine
 
 __all__ = [
@@ -36,15 +42,18 @@ __all__ = [
     "arith",
     "asm",
     "bufferization",
+    "bufferization_transform",
     "builtin",
     "cf",
     "clone",
     "context",
+    "ext",
     "func",
     "interpreter",
     "ir",
     "linalg",
     "llvm",
+    "loop_transform",
     "math",
     "memref",
     "parse",
@@ -54,9 +63,12 @@ __all__ = [
     "scf",
     "structured",
     "tensor",
+    "tensor_transform",
     "torch_dialect",
     "transform",
+    "tune_transform",
     "vector",
+    "vector_transform",
     "walk",
 ]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 from mlcflow.errors import ScheduleError
 from mlcflow.mlir import interpreter, ir, transform
 
-Handle = ir.Value
+Handle: TypeAlias = ir.Value
 """A transform handle: stands for a list of payload operations."""
 
 

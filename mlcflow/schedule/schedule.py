@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch_mlir.dialects.transform import loop
-from torch_mlir.dialects.transform import tensor as tensor_transform
-
 from mlcflow.errors import ScheduleError
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.linalg_ops import is_linalg
-from mlcflow.mlir import ir, structured, transform, walk
+from mlcflow.mlir import ir, loop_transform, structured, tensor_transform, transform, walk
 from mlcflow.passes import Pass
 from mlcflow.schedule.interpret import Handle, apply
 
@@ -199,7 +196,7 @@ def _clean(root: Handle) -> None:
     """Fold away what tiling leaves behind."""
     with ir.InsertionPoint(transform.ApplyPatternsOp(root).patterns):
         structured.ApplyTilingCanonicalizationPatternsOp()
-        loop.ApplyForLoopCanonicalizationPatternsOp()
+        loop_transform.ApplyForLoopCanonicalizationPatternsOp()
         tensor_transform.ApplyMergeConsecutiveInsertExtractSlicePatternsOp()
         transform.ApplyCanonicalizationPatternsOp()
     transform.ApplyCommonSubexpressionEliminationOp(root)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from torch_mlir.dialects.transform import vector as vector_transform
-
 from mlcflow.graph.outline import kernels
-from mlcflow.mlir import ir, transform
+from mlcflow.mlir import ir, transform, vector_transform
 from mlcflow.schedule.interpret import Handle, apply
 
 

@@ -89,6 +89,6 @@ def test_an_exported_program_brings_its_inputs(pipeline: str) -> None:
     for inputs in ((), (X,)):
         executable = mlcflow.compile(program, *inputs, pipeline=pipeline)
         torch.testing.assert_close(executable(X), program.module()(X))
-    wrong = with_bug(pipeline, replace_operation("arith.addf", "arith.subf"))
+    wrong = with_bug(pipeline, replace_operation("arith.subf", "arith.addf"))
     with pytest.raises(VerificationError):
         mlcflow.compile(program, pipeline=wrong)
