@@ -173,13 +173,9 @@ def _cast(value: ir.Value, source: str, target: str) -> ir.Value:
 
 
 def _resize(value: ir.Value, wide: ir.Type, extend: Callable, truncate: Callable) -> ir.Value:
-    before, after = _width(value.type), _width(wide)
+    before, after = value.type.width, wide.width
     if before == after and value.type != wide:  # between f16 and bf16
         return truncate(wide, extend(ir.F32Type.get(), value))
     if before == after:
         return value
     return (extend if before < after else truncate)(wide, value)
-
-
-def _width(scalar: ir.Type) -> int:
-    return ir.IntegerType(scalar).width if ir.IntegerType.isinstance(scalar) else scalar.width
