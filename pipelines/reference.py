@@ -7,6 +7,7 @@ compared with those of the stage before: each step leaves alone what it does not
 from __future__ import annotations
 
 from mlcflow.graph.assertions import drop_needless_assertions, report_assertions
+from mlcflow.graph.floats import narrow_through_f32
 from mlcflow.graph.gathers import guard_gathers
 from mlcflow.graph.interface import normalize_interface, record_interface
 from mlcflow.graph.results import (
@@ -37,6 +38,7 @@ def pipeline(target: Target, *, opt_level: int = 1) -> Pipeline:
 def simplify() -> tuple[Step, ...]:
     """One function with a named interface, without what neither runs nor matters."""
     return (
+        narrow_through_f32,
         guard_gathers,  # before the first canonicalization, see there
         Pass("canonicalize"),
         Pass("convert-shape-to-std"),
