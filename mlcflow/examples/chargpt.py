@@ -158,7 +158,7 @@ def run(
         prompt = torch.tensor([characters.index(character) for character in padded])
         expected, seconds = write(model, prompt, length)
         written = "".join(characters[code] for code in expected)
-        rows = [{"run_by": "PyTorch", "seconds": seconds}]
+        rows: list[dict[str, Any]] = [{"run_by": "PyTorch", "seconds": seconds}]
         for pipeline in pipelines:
             rows.append(_run_pipeline(model, prompt, pipeline, expected, say, dump_dir))
     say("\n" + _indent(PROMPT + written) + "\n")

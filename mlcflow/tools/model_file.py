@@ -99,7 +99,8 @@ def make_inputs(ports: list[Port], seed: int = 0) -> list[np.ndarray]:
     of nearly anything. Raises ``MlcflowError`` for a port with an open size.
     """
     generator = np.random.default_rng(seed)
-    arrays = []
+    arrays: list[np.ndarray] = []
+    array: np.ndarray
     for port in ports:
         if not port.is_static:
             raise MlcflowError(f"{port}: its size is open; pass an array with --input")

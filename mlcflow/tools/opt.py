@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,7 +137,7 @@ def _parts(file: str, split: bool) -> list[str | bytes | Path]:
             return [path]
         data = path.read_bytes()
     else:
-        data = click.get_binary_stream("stdin").read()
+        data = sys.stdin.buffer.read()
     if not split:
         return [data]
     try:
