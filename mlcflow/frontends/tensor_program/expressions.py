@@ -180,8 +180,10 @@ def _boolean(scope: Scope, node: ast.BoolOp) -> Value:
 
 
 def _conditional(scope: Scope, node: ast.IfExp) -> Value:
-    values = [evaluate(scope, item) for item in (node.test, node.body, node.orelse)]
-    return choose(scope, node, values)
+    test = evaluate(scope, node.test)
+    if is_number(test):  # as in Python, the other is not looked at
+        return evaluate(scope, node.body if test else node.orelse)
+    return choose(scope, node, [test, evaluate(scope, node.body), evaluate(scope, node.orelse)])
 
 
 def _call(scope: Scope, node: ast.Call) -> Value:

@@ -117,7 +117,7 @@ def _index(index: Affine, dimensions: dict[str, int]) -> ir.Value:
     wide = scalar_type("int64")
     total = number(index.constant, "int64") if index.constant or not index.terms else None
     for name, coefficient in index.terms:
-        term = arith.index_cast(wide, linalg.index(dimensions[name]))
+        term = arith.index_cast(wide, linalg.IndexOp(dimensions[name]).result)
         if coefficient != 1:
             term = arith.muli(term, number(coefficient, "int64"))
         total = term if total is None else arith.addi(total, term)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlcflow.errors import ScheduleError
 from mlcflow.mlir import ir, linalg, structured, transform, walk
 from mlcflow.schedule.interpret import Handle, apply
 
@@ -32,5 +33,5 @@ def _specialize(module: ir.Module, op: ir.Operation) -> None:
 
     try:
         apply(module, build)
-    except ir.MLIRError:  # no name upstream; the operation is as it was
+    except (ir.MLIRError, ScheduleError):  # no name upstream; the operation is as it was
         del op.attributes[_MARK]
