@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlcflow import __version__
-from mlcflow.errors import MlcflowError
 from mlcflow.tools.options import json_option
 
 if TYPE_CHECKING:
@@ -27,18 +26,20 @@ def command(as_json: bool) -> None:
     Exits with 1 when a needed package is missing or of another version, or the test fails.
     """
     from mlcflow.check.packages import packages
-    from mlcflow.target import Target
 
-    found, target = packages(), Target.host()
-    tests = _self_tests(target)
-    healthy = all(p.fits for p in found if not p.extra) and all(t["works"] for t in tests)
+    found = packages()
+    needed = [package for package in found if not package.extra]
+    # Without one of them, nothing can be measured or tested.
+    target = _host() if all(package.installed for package in needed) else None
+    tests = _self_tests(target) if target else []
+    healthy = bool(tests) and all(p.fits for p in needed) and all(t["works"] for t in tests)
     if as_json:
         report = {
             "mlcflow": __version__,
             "python": platform.python_version(),
             "platform": platform.platform(),
             "packages": [asdict(p) | {"fits": p.fits, "command": p.command} for p in found],
-            "target": asdict(target),
+            "target": asdict(target) if target else None,
             "self_test": tests,
             "healthy": healthy,
         }
@@ -47,6 +48,12 @@ def command(as_json: bool) -> None:
         click.echo(_text(found, target, tests, healthy))
     if not healthy:
         raise click.exceptions.Exit(1)
+
+
+def _host() -> Target:
+    from mlcflow.target import Target
+
+    return Target.host()
 
 
 def _self_tests(target: Target) -> list[dict[str, Any]]:
@@ -58,8 +65,8 @@ def _self_tests(target: Target) -> list[dict[str, Any]]:
         begin, problem = time.perf_counter(), ""
         try:
             self_test(pipeline, target)
-        except MlcflowError as error:
-            problem = str(error)
+        except Exception as error:  # whatever is wrong, the rest of the report is wanted
+            problem = f"{type(error).__name__}: {error}"
         seconds = time.perf_counter() - begin
         tests.append(
             {"pipeline": pipeline, "works": not problem, "seconds": seconds, "problem": problem}
@@ -67,22 +74,25 @@ def _self_tests(target: Target) -> list[dict[str, Any]]:
     return tests
 
 
-def _text(found: list[Package], target: Target, tests: list[dict[str, Any]], healthy: bool) -> str:
+def _text(
+    found: list[Package], target: Target | None, tests: list[dict[str, Any]], healthy: bool
+) -> str:
     lines = [
         f"mlcflow {__version__}, Python {platform.python_version()}, {platform.platform()}",
         "",
         "packages",
         *(f"  {package.name:<15s} {_state(package)}" for package in found),
-        "",
-        "machine",
-        *(f"  {name:<15s} {value}" for name, value in _machine(target).items()),
-        "",
-        "compiling and running a linear layer",
-        *(f"  {test['pipeline']:<15s} {_outcome(test)}" for test in tests),
     ]
-    if not healthy:
-        lines += ["", "something is wrong: see above"]
-    return "\n".join(lines)
+    if target:
+        lines += [
+            "",
+            "machine",
+            *(f"  {name:<15s} {value}" for name, value in _machine(target).items()),
+            "",
+            "compiling and running a linear layer",
+            *(f"  {test['pipeline']:<15s} {_outcome(test)}" for test in tests),
+        ]
+    return "\n".join([*lines, "", "all is well" if healthy else "something is wrong: see above"])
 
 
 def _state(package: Package) -> str:

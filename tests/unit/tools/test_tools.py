@@ -147,6 +147,19 @@ def test_doctor_tells_what_is_missing(monkeypatch: pytest.MonkeyPatch, call: Cal
     assert re.search(r"scikit-learn +missing, for mlcflow\[examples\]: pip install", result.stdout)
 
 
+def test_doctor_without_a_needed_package(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlcflow.check import packages
+
+    real = packages._version
+    monkeypatch.setattr(
+        packages, "_version", lambda name: (name != "archspec" and real(name)) or None
+    )
+    result = call("doctor")
+    assert result.exit_code == 1
+    assert "missing, needed: pip install 'archspec" in result.stdout
+    assert json.loads(call("doctor", "--json").stdout)["healthy"] is False
+
+
 def test_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     monkeypatch.delitem(sys.modules, "mlcflow.examples.digits", raising=False)
