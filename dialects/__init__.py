@@ -8,10 +8,10 @@ if not __name__.startswith("mlcflow."):
         "would define every dialect twice"
     )
 
-from mlcflow.dialects import attributes
+from mlcflow.dialects import attributes, schedule
 from mlcflow.mlir import ir
 
-DIALECTS = {"mlcflow": attributes.load}
+DIALECTS = {"mlcflow": attributes.load, "schedule": schedule.load}
 
 
 def load_dialects(ctx: ir.Context) -> None:

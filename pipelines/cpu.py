@@ -13,8 +13,8 @@ from mlcflow.pipeline import Pipeline, Stage, Step
 from mlcflow.pipelines.reference import bufferize, loops, simplify, to_llvm
 from mlcflow.pipelines.schedules import CPU
 from mlcflow.schedule.interpret import Handle, apply
+from mlcflow.schedule.lower_vectors import lower_vectors
 from mlcflow.schedule.rules import apply_rules
-from mlcflow.schedule.vectors import lower_vectors
 from mlcflow.target import Target
 
 

@@ -69,7 +69,7 @@ def read_kernel(function: func.FuncOp) -> Kernel | None:
     roots = [op for op in working if not is_elementwise(op)]
     root = roots[0] if roots else working[-1]
     kind = _kind(root) if len(roots) <= 1 else "other"
-    return Kernel(function, kind, root, working[-1], blocks, _extents(root))
+    return Kernel(function, kind, root, working[-1], blocks, loop_extents(root))
 
 
 def _kind(op: ir.OpView) -> str:
@@ -84,8 +84,8 @@ def _kind(op: ir.OpView) -> str:
     return "other"
 
 
-def _extents(op: ir.OpView) -> tuple[int, ...]:
-    """The extent of each loop: the size of a dimension that the loop alone runs over."""
+def loop_extents(op: ir.OpView) -> tuple[int, ...]:
+    """The extent of each loop of a linalg operation, -1 where open: the size of a dimension that the loop alone runs over."""
     maps = indexing_maps(op)
     extents = [-1] * (maps[0].n_dims if maps else 0)
     for operand, affine_map in zip(op.operation.operands, maps, strict=True):

@@ -27,6 +27,19 @@ def iterators(op: ir.OpView | ir.Operation) -> list[str]:
     return ["reduction" if "reduction" in str(name) else "parallel" for name in names]
 
 
+def loop_kinds(op: ir.OpView | ir.Operation) -> list[str]:
+    """``parallel`` or ``reduction`` for each loop of any linalg operation on tensors.
+
+    A named operation does not carry its iterators: a loop is parallel if the result moves
+    with it.
+    """
+    if "iterator_types" in op.operation.attributes:
+        return iterators(op)
+    maps = indexing_maps(op)
+    written = {e.position for e in maps[-1].results if isinstance(e, ir.AffineDimExpr)}
+    return ["parallel" if loop in written else "reduction" for loop in range(maps[-1].n_dims)]
+
+
 def indexing_maps(op: ir.OpView | ir.Operation) -> list[ir.AffineMap]:
     """The maps from loops to elements, an operand each: inputs, then outputs."""
     return [ir.AffineMapAttr(m).value for m in linalg.get_indexing_maps(op.operation)]

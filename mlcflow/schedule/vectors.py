@@ -1,51 +1,97 @@
-"""Lowering vectors of several dimensions to registers."""
+"""Primitives that map blocks to vector operations."""
 
 from __future__ import annotations
 
-from mlcflow.graph.outline import kernels
-from mlcflow.mlir import ir, transform, vector_transform
-from mlcflow.schedule.interpret import Handle, apply
+import math
+from typing import TYPE_CHECKING
+
+from mlcflow.errors import ScheduleError, unknown_name
+from mlcflow.graph.kernel import loop_extents
+from mlcflow.graph.linalg_ops import captured, is_fill, loop_kinds, payload
+from mlcflow.mlir import ir, linalg, structured, tensor_transform, transform
+from mlcflow.schedule.emit import match_block
+from mlcflow.schedule.interpret import Handle
+
+if TYPE_CHECKING:
+    from mlcflow.schedule.schedule import Schedule
+
+LARGEST = 1 << 14
+"""Elements of a vector; a larger one is a sign that the block was not tiled."""
+
+SCALAR_ONLY = frozenset({"math.fpowi", "math.ipowi"})
+"""Operations that upstream lowers for scalars only."""
+
+INTRINSICS = ("vector.contract",)
 
 
-def lower_vectors(module: ir.Module) -> None:
-    """Contractions become outer products, these multiply-adds of rows; transfers become rows.
+def vectorize(schedule: Schedule, chosen: list[str]) -> None:
+    """See :meth:`Schedule.vectorize`."""
+    names = chosen or schedule.blocks()
+    if not names:
+        raise ScheduleError(f"vectorize: kernel '{schedule.kernel.name}' has no blocks left")
+    problems = [p for name in names if (p := why_not(schedule.block(name), name))]
+    if problems:
+        raise ScheduleError("vectorize: " + "; ".join(problems))
 
-    Nothing may be canonicalized between here and the LLVM dialect: upstream folds the chains
-    of row insertions into ``vector.from_elements`` of hundreds of scalars.
-    """
-    for function in kernels(module):
-        apply(function, _build)
+    def build(root: Handle) -> None:
+        for name in names:
+            vectorized = structured.VectorizeOp(match_block(root, name), [])
+            # Without it the vectorizer broadcasts the operands of a contraction, which then
+            # never becomes a vector.contract.
+            vectorized.operation.attributes["create_named_contraction"] = ir.UnitAttr.get()
+        with ir.InsertionPoint(transform.ApplyPatternsOp(root).patterns):
+            tensor_transform.ApplyFoldTensorSubsetOpsIntoVectorTransfersPatternsOp()
+            transform.ApplyCanonicalizationPatternsOp()
+
+    schedule.apply("vectorize", {"blocks": chosen}, build)
 
 
-def _build(function: Handle) -> None:
-    def patterns() -> ir.InsertionPoint:
-        return ir.InsertionPoint(transform.ApplyPatternsOp(function).patterns)
-
-    with patterns():
-        # To one dimension, which is a single instruction for the processor.
-        vector_transform.ApplyReorderMultiReductionPatternsOp(
-            lowering_strategy=vector_transform.VectorMultiReductionLowering.InnerReduction
+def why_not(op: ir.OpView, name: str) -> str:
+    """Why a block cannot be vectorized; empty if it can."""
+    extents = loop_extents(op)
+    if any(extent < 0 for extent in extents):
+        return f"'{name}' has a loop of unknown extent"
+    if math.prod(extents) > LARGEST:
+        return (
+            f"'{name}' would be a vector of {' x '.join(map(str, extents))} elements, more "
+            f"than {LARGEST}; split its loops first"
         )
-    with patterns():
-        vector_transform.ApplyMultiReductionFlatteningPatternsOp(
-            lowering_strategy=vector_transform.VectorMultiReductionLowering.InnerReduction
-        )
-    with patterns():
-        vector_transform.ApplyMultiReductionUnrollingPatternsOp(
-            lowering_strategy=vector_transform.VectorMultiReductionLowering.InnerReduction
-        )
-    with patterns():
-        vector_transform.ApplyLowerContractionPatternsOp(
-            lowering_strategy=vector_transform.VectorContractLowering.OuterProduct
-        )
-        vector_transform.ApplyTransferPermutationPatternsOp()
-    with patterns():
-        vector_transform.ApplyLowerOuterProductPatternsOp()
-        vector_transform.ApplyLowerBroadcastPatternsOp()
-        vector_transform.ApplyLowerTransposePatternsOp()
-        vector_transform.ApplyLowerShapeCastPatternsOp()
-    with patterns():
-        # Partial unrolling would leave a memref of vectors: a round trip through memory.
-        vector_transform.ApplyTransferToScfPatternsOp(full_unroll=True, max_transfer_rank=1)
-    with patterns():
-        vector_transform.ApplyLowerTransferPatternsOp(max_transfer_rank=1)
+    if is_fill(op):
+        return ""
+    inner = [other.operation.name for other in payload(op)] if op.regions else []
+    odd = [n for n in inner if not n.startswith(("arith.", "math.", "linalg.index"))]
+    odd += [n for n in inner if n in SCALAR_ONLY]
+    if odd or any(isinstance(value.type, ir.ShapedType) for value in captured(op)):
+        return f"'{name}' contains {odd[0] if odd else 'reads of a captured tensor'}"
+    if any(_element_bits(v.type) < 8 for v in [*op.operands] if isinstance(v.type, ir.ShapedType)):
+        # A vector of i1 is packed bits, an array of i1 a byte each.
+        return f"'{name}' reads or writes booleans"
+    if loop_kinds(op).count("reduction") > 1 and not linalg.isa_contraction_op(op.operation):
+        return f"'{name}' reduces several loops at once; split all but one to 1"
+    return ""
+
+
+def _element_bits(kind: ir.ShapedType) -> int:
+    element = kind.element_type
+    return element.width if isinstance(element, ir.IntegerType | ir.FloatType) else 8
+
+
+def tensorize(schedule: Schedule, block: str, intrinsic: str) -> None:
+    """See :meth:`Schedule.tensorize`."""
+    if intrinsic not in INTRINSICS:
+        raise ScheduleError(unknown_name("intrinsic", intrinsic, INTRINSICS))
+    op = schedule.block(block)
+    if not linalg.isa_contraction_op(op.operation):
+        raise ScheduleError(f"tensorize: '{block}' ({op.operation.name}) is no contraction")
+    vectorize(schedule, [block])
+
+
+def hoist(schedule: Schedule) -> None:
+    """See :meth:`Schedule.hoist`."""
+
+    def build(root: Handle) -> None:
+        handle = root
+        for name in ("loop-invariant-code-motion", "loop-invariant-subset-hoisting"):
+            handle = transform.ApplyRegisteredPassOp(transform.AnyOpType.get(), handle, name).result
+
+    schedule.apply("hoist", {}, build)

@@ -33,16 +33,19 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     accumulators = target.vector_registers - 4  # the others hold a row of B and a broadcast of A
     mi = divisor(m, max(1, accumulators // max(1, -(-ni // lanes))))
     ki = divisor(k, REDUCTION_TILE)
-    loops = len(batch)
     schedule = Schedule(kernel)
     # A panel of B stays in cache while all rows of A pass by: columns outside, rows inside.
+    outer = list(range(len(batch)))
     schedule.tile_and_fuse(
-        schedule.final, [1] * loops + [mi, ni], order=[*range(loops), loops + 1, loops]
+        schedule.final, [1] * len(outer) + [mi, ni], order=[*outer, len(outer) + 1, len(outer)]
     )
-    schedule.tile("root", [0] * (loops + 2) + [ki])
+    reduction = schedule.loops("root")[-1]
+    schedule.split(reduction, [None, ki])
     if batch:
         schedule.drop_unit_loops()
-    return schedule.vectorize().hoist()
+    schedule.vectorize()
+    schedule.hoist()
+    return schedule
 
 
 def _is_row_major(root: ir.OpView) -> bool:

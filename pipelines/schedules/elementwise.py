@@ -7,13 +7,11 @@ from mlcflow.graph.linalg_ops import captured, indexing_maps, payload
 from mlcflow.mlir import ir
 from mlcflow.pipelines.schedules.tiles import divisor
 from mlcflow.schedule.schedule import Schedule
+from mlcflow.schedule.vectors import SCALAR_ONLY
 from mlcflow.target import Target
 
 # i1 is left out: a vector of i1 is packed bits, a memref of i1 a byte each.
 LANE_BITS = {"f32": 32, "f64": 64, "i8": 8, "i16": 16, "i32": 32, "i64": 64}
-
-# Upstream lowers these for scalars only.
-SCALAR_ONLY = {"math.fpowi", "math.ipowi"}
 
 
 def rule(kernel: Kernel, target: Target) -> Schedule | None:
@@ -32,7 +30,11 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
         return None
     schedule = Schedule(kernel)
     schedule.tile_and_fuse(schedule.final, [1] * (len(kernel.loops) - 1) + [inner])
-    return schedule.drop_unit_loops().vectorize().hoist()
+    schedule.drop_unit_loops()
+    if schedule.blocks():  # a plain copy has become slices
+        schedule.vectorize()
+    schedule.hoist()
+    return schedule
 
 
 def reads_vectors(kernel: Kernel) -> bool:

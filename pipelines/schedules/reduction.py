@@ -31,5 +31,8 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     if outer:
         schedule.tile_and_fuse(schedule.final, [1] * len(outer))
     if width < kernel.loops[-1]:
-        schedule.rfactor("root", [0] * len(outer) + [width])
-    return schedule.drop_unit_loops().vectorize().hoist()
+        schedule.rfactor(schedule.loops("root")[-1], width)
+    schedule.drop_unit_loops()
+    schedule.vectorize()
+    schedule.hoist()
+    return schedule

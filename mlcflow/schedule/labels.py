@@ -1,0 +1,185 @@
+"""Names of blocks and loops, kept on the operations themselves.
+
+A *block* is a linalg operation of the kernel; ``mlcflow.block`` names it and ``mlcflow.loops``
+names its own loops, one for each iterator. Tiling turns a part of such a loop into an ``scf.for``
+around the block, which carries its name in ``mlcflow.loop`` and what it iterates over,
+``parallel`` or ``reduction``, in ``mlcflow.kind``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlcflow.errors import ScheduleError, unknown_name
+from mlcflow.graph.kernel import Kernel, loop_extents
+from mlcflow.graph.linalg_ops import indexing_maps, is_linalg, loop_kinds
+from mlcflow.mlir import func, ir, scf, walk
+
+BLOCK, LOOPS, LOOP, KIND = "mlcflow.block", "mlcflow.loops", "mlcflow.loop", "mlcflow.kind"
+PARALLEL, BIND = "mlcflow.parallel", "mlcflow.bind"
+LETTERS = "ijklmnopqrst"
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop of a block: ``extent`` iterations (-1 where open) of ``kind``.
+
+    ``op`` is the ``scf.for`` that is this loop, or ``None`` while it is inside the block.
+    ``is_gone``: it had one iteration, for which upstream makes no loop.
+    Printed as ``block.name``, which every primitive takes in its place.
+    """
+
+    block: str
+    name: str
+    extent: int
+    kind: str
+    op: scf.ForOp | None = None
+    is_gone: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.block}.{self.name}"
+
+
+def label(kernel: Kernel) -> None:
+    """Name the blocks of a kernel and their loops.
+
+    ``root`` is the block that gives the kernel its kind, ``final`` the last one, ``fill0``...
+    are the fills and ``block0``... the others.
+    """
+    counts: dict[str, int] = {}
+    for op in kernel.blocks:
+        if _text(op, BLOCK):
+            continue
+        if op == kernel.root:
+            name = "root"
+        elif op == kernel.final:
+            name = "final"
+        else:
+            base = "fill" if op.operation.name == "linalg.fill" else "block"
+            name = f"{base}{counts.setdefault(base, 0)}"
+            counts[base] += 1
+        set_names(op, name, list(LETTERS[: indexing_maps(op)[0].n_dims]))
+
+
+def label_new(function: func.FuncOp, count: int) -> int:
+    """Name the blocks that a primitive made ``new0``...; gives the number of names made so far.
+
+    A copy of a block (the remainder of a peeled loop) is the second of its name and gets
+    ``_tail`` added.
+    """
+    seen: set[str] = set()
+    for op in walk(function):
+        if not is_linalg(op):
+            continue
+        name = _text(op, BLOCK)
+        if not name:
+            name, count = f"new{count}", count + 1
+        while name in seen:
+            name += "_tail"
+        seen.add(name)
+        loops = loop_names(op)
+        depth = indexing_maps(op)[0].n_dims
+        set_names(op, name, loops if len(loops) == depth else list(LETTERS[:depth]))
+    return count
+
+
+def set_names(op: ir.OpView, block: str, loops: list[str]) -> None:
+    """Write the names of a block and its loops."""
+    context = op.operation.context
+    op.operation.attributes[BLOCK] = ir.StringAttr.get(block, context)
+    names = [ir.StringAttr.get(name, context) for name in loops]
+    op.operation.attributes[LOOPS] = ir.ArrayAttr.get(names, context)
+
+
+def clear(function: func.FuncOp) -> None:
+    """Remove the names, which mean nothing outside a schedule."""
+    for op in walk(function):
+        for key in (BLOCK, LOOPS, LOOP, KIND):
+            if key in op.operation.attributes:
+                del op.operation.attributes[key]
+
+
+def blocks(function: func.FuncOp) -> dict[str, ir.OpView]:
+    """The blocks that are left, by name, in order."""
+    return {_text(op, BLOCK): op for op in walk(function) if is_linalg(op) and _text(op, BLOCK)}
+
+
+def find_block(function: func.FuncOp, name: str) -> ir.OpView:
+    """The block called ``name``. Raises ``ScheduleError`` with the near misses."""
+    found = blocks(function)
+    if name not in found:
+        raise ScheduleError(unknown_name("block", name, found))
+    return found[name]
+
+
+def loop_names(op: ir.OpView) -> list[str]:
+    """The names of the loops inside a block."""
+    if LOOPS not in op.operation.attributes:
+        return []
+    return [ir.StringAttr(a).value for a in ir.ArrayAttr(op.operation.attributes[LOOPS])]
+
+
+def loops_of(function: func.FuncOp, block: str) -> list[Loop]:
+    """The loops around and inside a block, outermost first."""
+    op = find_block(function, block)
+    found = [_outer(block, loop) for loop in enclosing(op)]
+    extents, kinds = loop_extents(op), loop_kinds(op)
+    for name, extent, kind in zip(loop_names(op), extents, kinds, strict=True):
+        found.append(Loop(block, name, extent, kind))
+    return found
+
+
+def find_loop(function: func.FuncOp, loop: Loop | str) -> Loop:
+    """The loop as it is now. Raises ``ScheduleError`` with the near misses."""
+    block, _, name = str(loop).partition(".")
+    known = {each.name: each for each in loops_of(function, block)}
+    if name not in known:
+        raise ScheduleError(unknown_name(f"loop of block '{block}'", name, known))
+    return known[name]
+
+
+def enclosing(op: ir.OpView) -> list[scf.ForOp]:
+    """The named loops around ``op``, outermost first."""
+    found: list[scf.ForOp] = []
+    parent = op.operation.parent.opview
+    while not isinstance(parent, func.FuncOp):
+        if isinstance(parent, scf.ForOp) and _text(parent, LOOP):
+            found.append(parent)
+        parent = parent.operation.parent.opview
+    return found[::-1]
+
+
+def _outer(block: str, op: scf.ForOp) -> Loop:
+    return Loop(block, _text(op, LOOP), trip_count(op), _text(op, KIND), op)
+
+
+def inner_loop(outer: scf.ForOp) -> scf.ForOp | None:
+    """The loop that is all of the body of ``outer``, carrying the same values."""
+    operations = list(outer.body.operations)
+    if len(operations) != 2 or not isinstance(operations[0], scf.ForOp):
+        return None
+    inner = operations[0]
+    passes_through = list(inner.initArgs) == list(outer.inner_iter_args)
+    return inner if passes_through and list(operations[1].operands) == list(inner.results) else None
+
+
+def trip_count(op: scf.ForOp) -> int:
+    """Iterations of an ``scf.for`` with constant bounds; -1 where they are not."""
+    bounds = [constant(value) for value in (op.lowerBound, op.upperBound, op.step)]
+    if None in bounds:
+        return -1
+    low, high, step = (bound or 0 for bound in bounds)
+    return max(0, -(-(high - low) // step))
+
+
+def constant(value: ir.Value) -> int | None:
+    """The integer that a value is known to be."""
+    owner = value.owner
+    if isinstance(owner, ir.Block) or owner.operation.name != "arith.constant":
+        return None
+    return ir.IntegerAttr(owner.operation.attributes["value"]).value
+
+
+def _text(op: ir.OpView, key: str) -> str:
+    attributes = op.operation.attributes
+    return ir.StringAttr(attributes[key]).value if key in attributes else ""

@@ -1,0 +1,135 @@
+"""Primitives that decide where data lies: caches, layout, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mlcflow.errors import ScheduleError
+from mlcflow.graph.kernel import loop_extents
+from mlcflow.graph.linalg_ops import inputs, is_fill
+from mlcflow.mlir import ir, structured, transform
+from mlcflow.schedule.emit import clean, match_block
+from mlcflow.schedule.interpret import Handle
+from mlcflow.schedule.loops import full_sizes
+
+if TYPE_CHECKING:
+    from mlcflow.schedule.schedule import Schedule
+
+
+def cache_read(schedule: Schedule, block: str, operand: int) -> str:
+    """See :meth:`Schedule.cache_read`."""
+    op = schedule.block(block)
+    count = len(inputs(op))
+    if not 0 <= operand < count or not isinstance(op.operands[operand].type, ir.ShapedType):
+        raise ScheduleError(f"cache_read: '{block}' reads operands 0 to {count - 1}, got {operand}")
+    name = _free(schedule, f"{block}_read{operand}")
+
+    def build(root: Handle) -> None:
+        ir.Operation.create(
+            "schedule.cache_read",
+            operands=[match_block(root, block)],
+            attributes={
+                "operand_number": ir.IntegerAttr.get(ir.IntegerType.get_signless(64), operand),
+                "block_name": ir.StringAttr.get(name),
+            },
+        )
+
+    schedule.apply("cache_read", {"block": block, "operand": operand}, build)
+    return name
+
+
+def cache_write(schedule: Schedule, block: str) -> str:
+    """See :meth:`Schedule.cache_write`."""
+    op = schedule.block(block)
+    if len(op.results) != 1 or is_fill(op):
+        raise ScheduleError(f"cache_write: '{block}' must compute one result")
+    name = _free(schedule, f"{block}_write")
+
+    def build(root: Handle) -> None:
+        ir.Operation.create(
+            "schedule.cache_write",
+            operands=[match_block(root, block)],
+            attributes={"block_name": ir.StringAttr.get(name)},
+        )
+
+    schedule.apply("cache_write", {"block": block}, build)
+    return name
+
+
+def _free(schedule: Schedule, name: str) -> str:
+    taken = schedule.blocks()
+    while name in taken:
+        name += "x"
+    return name
+
+
+def pack(schedule: Schedule, block: str, sizes: Sequence[int]) -> None:
+    """See :meth:`Schedule.pack`."""
+    op = schedule.block(block)
+    sizes = full_sizes(op, sizes)
+    _check_divides("pack", block, loop_extents(op), sizes)
+
+    def build(root: Handle) -> None:
+        any_op = transform.AnyOpType.get()
+        structured.PackOp(match_block(root, block), packed_sizes=list(sizes))
+        packs = structured.MatchOp.match_op_names(root, ["linalg.pack"]).result
+        structured.LowerPackOp(
+            transform.OperationType.get("tensor.pad"),
+            transform.OperationType.get("tensor.expand_shape"),
+            transform.OperationType.get("linalg.transpose"),
+            transform.CastOp(transform.OperationType.get("linalg.pack"), packs).result,
+        )
+        unpacks = structured.MatchOp.match_op_names(root, ["linalg.unpack"]).result
+        structured.LowerUnPackOp(
+            transform.OperationType.get("tensor.empty"),
+            transform.OperationType.get("linalg.transpose"),
+            transform.OperationType.get("tensor.collapse_shape"),
+            transform.OperationType.get("tensor.extract_slice"),
+            any_op,
+            transform.CastOp(transform.OperationType.get("linalg.unpack"), unpacks).result,
+        )
+        clean(root)
+
+    schedule.apply("pack", {"block": block, "sizes": list(sizes)}, build)
+
+
+def pad(schedule: Schedule, block: str, multiples: Sequence[int]) -> None:
+    """See :meth:`Schedule.pad`."""
+    op = schedule.block(block)
+    multiples = full_sizes(op, multiples)
+    dims = [number for number, multiple in enumerate(multiples) if multiple > 1]
+    if not dims:
+        raise ScheduleError(f"pad: no multiple above 1 in {list(multiples)}")
+
+    def build(root: Handle) -> None:
+        zeros = [_zero(value.type) for value in op.operands]
+        structured.PadOp(
+            match_block(root, block),
+            padding_values=zeros,
+            padding_dimensions=dims,
+            pad_to_multiple_of=[multiples[number] for number in dims],
+            nofold_flags=[0] * len(zeros),
+            copy_back_op="none",
+        )
+        clean(root)
+
+    schedule.apply("pad", {"block": block, "multiples": list(multiples)}, build)
+
+
+def _zero(kind: ir.Type) -> ir.Attribute:
+    element = ir.ShapedType(kind).element_type if isinstance(kind, ir.ShapedType) else kind
+    if isinstance(element, ir.IntegerType):
+        return ir.IntegerAttr.get(element, 0)
+    return ir.FloatAttr.get(element, 0.0)
+
+
+def _check_divides(
+    primitive: str, block: str, extents: Sequence[int], sizes: Sequence[int]
+) -> None:
+    for number, (extent, size) in enumerate(zip(extents, sizes, strict=True)):
+        if size and (extent < 0 or extent % size):
+            raise ScheduleError(
+                f"{primitive}: loop {number} of '{block}' has {extent} iterations, which {size} "
+                "does not divide; pad it first"
+            )
