@@ -308,6 +308,22 @@ def test_accumulating_into_a_part(pipeline: str) -> None:
     check(columns, pipeline, *arrays(columns))
 
 
+def test_merged_dimensions(pipeline: str) -> None:
+    @mlcflow.tensor_function
+    def flatten(A: T.Tensor((2, 3, 4), "float32")):
+        F = T.empty((2, 12), "float32")
+        S = T.empty((6,), "float32")
+        for n, c, h in T.grid(2, 3, 4):
+            F[n, c * 4 + h] = A[n, c, h]
+        for n, c in T.grid(2, 3):
+            S[n * 3 + c] = 1.0
+            for h in T.reduce(4):
+                S[n * 3 + c] += F[n, h + 4 * c]
+        return F, S
+
+    check(flatten, pipeline, *arrays(flatten))
+
+
 def test_functions_of_elements(pipeline: str) -> None:
     @mlcflow.tensor_function
     def functions(A: T.Tensor((8,), "float32")):

@@ -110,7 +110,11 @@ def _distance(name: str, a: tuple[Affine, ...], b: tuple[Affine, ...]) -> int | 
     """How many iterations of the loop after the second's the first touches the same element;
     ``None`` when that is not one number."""
     for left, right in zip(a, b, strict=True):
-        if left.terms == right.terms and len(left.terms) == 1 and left.terms[0][0] == name:
+        if left.terms != right.terms or name not in dict(left.terms):
+            continue
+        if left.constant == right.constant:
+            return 0  # one of them is written, so that each iteration has its own element
+        if len(left.terms) == 1:
             step, shift = left.terms[0][1], right.constant - left.constant
             if shift % step == 0:
                 return shift // step

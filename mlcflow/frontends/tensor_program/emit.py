@@ -95,14 +95,15 @@ def _emit_statement(state: State, statement: Statement) -> ir.Value:
     window = slices.window(statement.index, extents, kind.shape)
     whole = window.is_whole
     old = state.values.get(statement.target)
+    groups = [len(affine.terms) for affine in window.index]  # loops that a dimension merges
+    shape = tuple(extents[name] for name in statement.spatial)
     if statement.reduced:
         assert old is not None  # checked: it has an initial value
         start = old if whole else slices.extract(old, window, state.sizes)
-        tile = _generic(state, statement, start)
+        tile = _generic(state, statement, slices.split(start, groups, shape))
     else:
-        tile_shape = tuple(extents[name] for name in statement.spatial)
-        start = _empty(state, tile_shape, kind.dtype)
-        tile = _pointwise(state, statement, start)
+        tile = _pointwise(state, statement, _empty(state, shape, kind.dtype))
+    tile = slices.merge(tile, groups)
     if whole:
         return tile
     base = old if old is not None else _empty(state, kind.shape, kind.dtype)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mlcflow.errors import ImportModelError, MlcflowError
+from mlcflow.errors import ImportModelError
 from mlcflow.frontends.tensor_program import language
 from mlcflow.frontends.tensor_program.check import check_program
 from mlcflow.frontends.tensor_program.expressions import evaluate
@@ -118,7 +118,17 @@ def _read_arguments(scope: Scope, tree: ast.FunctionDef, types: Mapping[str, Val
         if node.annotation is None or node.arg in types:
             argument(scope, node, types.get(node.arg))
             continue
+        argument(scope, node, evaluate(scope, _unquoted(node.annotation)))
+
+
+def _unquoted(annotation: ast.expr) -> ast.expr:
+    """The expression of an annotation that is written as a text."""
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         try:
-            argument(scope, node, evaluate(scope, node.annotation))
-        except MlcflowError as error:
-            scope.report(node, str(error))
+            expression = ast.parse(annotation.value.strip(), mode="eval").body
+        except SyntaxError:
+            return annotation
+        for inner in ast.walk(expression):
+            ast.copy_location(inner, annotation)
+        return expression
+    return annotation

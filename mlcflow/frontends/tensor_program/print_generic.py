@@ -13,7 +13,7 @@ from mlcflow.frontends.tensor_program.print_values import (
     View,
     affine,
 )
-from mlcflow.frontends.tensor_program.printer import Printer
+from mlcflow.frontends.tensor_program.printer import Printer, size_expression
 from mlcflow.mlir import ir, linalg
 
 _AUGMENTED = {
@@ -53,6 +53,8 @@ def print_generic(printer: Printer, op: ir.OpView) -> None:
         printer.values[result] = buffer
         scalars = Body(_elements(printer, op, maps, loops), loops, printer.fresh_local)
         scalars.values[argument] = buffer.element(index)
+        for value, size in printer.sizes.items():
+            scalars.values[value] = size_expression(size)
         statement = _statement(scalars, body, yielded[number], argument, buffer.element(index))
         for problem in scalars.problems:
             printer.problem(op, problem)

@@ -143,10 +143,27 @@ def _reshape(printer: Printer, op: ir.OpView) -> None:
         printer.values[result] = same
         return
     found = (split if expands else squeezed)(state, shape, groups)
+    if found is None and not expands and not any(isinstance(s, str) for s in state.shape):
+        found = _merge(printer, state, result, shape, groups)
     if found is None:
         printer.problem(op, f"{op.operation.name} from {source.type} to {result.type}")
         found = View(shape, state.name, plain)
     printer.values[result] = found
+
+
+def _merge(
+    printer: Printer,
+    source: View,
+    result: ir.Value,
+    shape: tuple[PySize, ...],
+    groups: list[list[int]],
+) -> View:
+    """A new buffer that holds ``source`` with dimensions merged: no index into it would do."""
+    buffer = printer.buffer(result, shape)
+    view = split(buffer, source.shape, groups)
+    assert view is not None  # sizes are known
+    printer.copy(source, view, source.shape)
+    return buffer
 
 
 def _return(printer: Printer, op: ir.OpView) -> None:

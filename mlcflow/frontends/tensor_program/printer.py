@@ -96,7 +96,7 @@ class Printer:
     def buffer(self, value: ir.Value, shape: tuple[PySize, ...]) -> View:
         """A new buffer that will hold ``value``."""
         name = self.fresh_name(self.outputs.get(_last(value), "buffer"))
-        sizes = ast.Tuple([_size(size) for size in shape])
+        sizes = ast.Tuple([size_expression(size) for size in shape])
         make = ast.Call(word("empty"), [sizes, ast.Constant(self.dtype(value.type))], [])
         self.statements.append(ast.Assign([ast.Name(name)], make, lineno=0))
         return View(shape, name, plain, owned=True)
@@ -107,7 +107,7 @@ class Printer:
         """Add ``body`` within loops."""
         if loops:
             axes = [
-                ast.Call(word("reduce"), [_size(e)], []) if r else _size(e)
+                ast.Call(word("reduce"), [size_expression(e)], []) if r else size_expression(e)
                 for e, r in zip(extents, reduced, strict=True)
             ]
             names = [ast.Name(name) for name in loops]
@@ -123,10 +123,16 @@ class Printer:
     def copy(self, source: View | Splat, target: View, shape: tuple[PySize, ...]) -> None:
         """Write ``source`` into ``target``, element by element; ``shape`` is theirs."""
         loops = self.loops(len(shape))
-        index: Index = [ast.Name(name) for name in loops]
+        # A loop of one iteration would have to be in the index of what is written.
+        ones = [size == 1 for size in shape]
+        index: Index = [
+            ast.Constant(0) if one else ast.Name(name)
+            for one, name in zip(ones, loops, strict=True)
+        ]
         value = source.value if isinstance(source, Splat) else source.element(index)
         body = ast.Assign([target.element(index)], value, lineno=0)
-        self.nest(loops, list(shape), [False] * len(loops), [body])
+        kept = [(n, s) for one, n, s in zip(ones, loops, shape, strict=True) if not one]
+        self.nest([n for n, _ in kept], [s for _, s in kept], [False] * len(kept), [body])
 
     def destination(self, op: ir.OpView, old: ir.Value, result: ir.Value) -> View:
         """A buffer that holds ``old`` and may become ``result``: that of ``old`` if ``op`` is
@@ -156,5 +162,6 @@ def _last(value: ir.Value) -> ir.Value:
         value = results[uses[0].operand_number - first]
 
 
-def _size(size: PySize) -> ast.expr:
+def size_expression(size: PySize) -> ast.expr:
+    """A size as Python writes it."""
     return ast.Name(size) if isinstance(size, str) else ast.Constant(size)

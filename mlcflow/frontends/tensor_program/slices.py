@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mlcflow.frontends.tensor_program.access import bounds
@@ -81,6 +82,32 @@ def insert(tile: ir.Value, base: ir.Value, part: Window, sizes: dict[str, ir.Val
         [_static(size) for size in part.sizes],
         list(part.strides),
     )
+
+
+def split(value: ir.Value, groups: list[int], shape: tuple[Size, ...]) -> ir.Value:
+    """``value`` with each dimension split into as many as ``groups`` says; ``shape`` is then its
+    shape."""
+    if all(count == 1 for count in groups):
+        return value
+    sizes = [int(size) for size in shape]  # checked: merged sizes are known
+    kind = ir.RankedTensorType.get(sizes, ir.RankedTensorType(value.type).element_type)
+    return tensor.expand_shape(kind, value, _reassociation(groups), [], sizes)
+
+
+def merge(value: ir.Value, groups: list[int]) -> ir.Value:
+    """``value`` with as many neighbouring dimensions made one as ``groups`` says."""
+    if all(count == 1 for count in groups):
+        return value
+    kind = ir.RankedTensorType(value.type)
+    rest = iter(kind.shape)
+    sizes = [math.prod(next(rest) for _ in range(count)) for count in groups]
+    merged = ir.RankedTensorType.get(sizes, kind.element_type)
+    return tensor.collapse_shape(merged, value, _reassociation(groups))
+
+
+def _reassociation(groups: list[int]) -> list[list[int]]:
+    numbers = iter(range(sum(groups)))
+    return [[next(numbers) for _ in range(count)] for count in groups]
 
 
 def size_of(value: ir.Value, dimension: int) -> ir.Value:

@@ -12,6 +12,7 @@ from mlcflow.frontends.tensor_program.tree import (
     Apply,
     Expression,
     Load,
+    Size,
     Statement,
     loads,
     variables,
@@ -51,16 +52,30 @@ def store(scope: Scope, node: ast.stmt, target: ast.Subscript, value: Value) -> 
 
 def _is_one_element(scope: Scope, target: ast.Subscript, index: tuple[Affine, ...]) -> bool:
     """Whether different iterations write different elements: a loop variable a dimension."""
-    variables_found = [name for affine in index for name, _ in affine.terms]
-    simple = all(len(a.terms) <= 1 and all(c > 0 for _, c in a.terms) for a in index)
-    if simple and len(set(variables_found)) == len(variables_found):
+    names = [name for affine in index for name, _ in affine.terms]
+    extents = {loop.name: loop.extent for loop in scope.loops}
+    if all(_is_distinct(affine, extents) for affine in index) and len(set(names)) == len(names):
         return True
     scope.report(
         target,
-        f"'{ast.unparse(target)}' is written: expected at most one loop variable in each "
-        "dimension, each in one dimension, such as 'i' or 'i * 2 + 1'",
+        f"'{ast.unparse(target)}' is written: expected loop variables in one dimension each, such "
+        "as 'i', 'i * 2 + 1', or 'i * 4 + j' with j from 0 to 3",
     )
     return False
+
+
+def _is_distinct(index: Affine, extents: dict[str, Size]) -> bool:
+    """Whether each iteration gives another index: one variable, or several like the digits of a
+    number, each making steps as long as what the later ones run through."""
+    if len(index.terms) <= 1:
+        return all(coefficient > 0 for _, coefficient in index.terms)
+    step = 1
+    for name, coefficient in reversed(index.descending):
+        extent = extents[name]
+        if coefficient != step or not isinstance(extent, int):
+            return False
+        step *= extent
+    return index.constant == 0
 
 
 def _statement(
@@ -121,7 +136,7 @@ def _is_sound(scope: Scope, node: ast.stmt, statement: Statement) -> bool:
             f"'{statement.target}' is overwritten in every iteration of {names}: expected "
             "an accumulation (+=, *=, or x = max(x, ...)), or the loop in its index",
         )
-    elif any(
+    if any(
         load.tensor == statement.target and load.index != statement.index
         for load in loads(statement.value)
     ):

@@ -64,6 +64,11 @@ class Affine:
         return Affine.of({n: c * factor for n, c in self.terms}, self.constant * factor)
 
     @property
+    def descending(self) -> list[tuple[str, int]]:
+        """The terms, those with the largest coefficient first."""
+        return sorted(self.terms, key=lambda term: -term[1])
+
+    @property
     def variable(self) -> str | None:
         """The name, if this is one loop variable and nothing else."""
         plain = len(self.terms) == 1 and self.terms[0][1] == 1 and not self.constant
@@ -150,8 +155,9 @@ class Statement:
 
     @property
     def spatial(self) -> list[str]:
-        """The loop variables that choose the element, in the order of its dimensions."""
-        return [name for affine in self.index for name, _ in affine.terms]
+        """The loop variables that choose the element, in the order of its dimensions; of those
+        that one dimension merges, the one that makes the largest steps first."""
+        return [name for affine in self.index for name, _ in affine.descending]
 
     @property
     def reduced(self) -> list[str]:
