@@ -10,7 +10,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same few examples each time, not made smaller when they fail: each compiles a model.
+# `pytest --hypothesis-profile=thorough` looks for new ones.
+hypothesis.settings.register_profile(
+    "quick",
+    max_examples=5,
+    derandomize=True,
+    deadline=None,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
+hypothesis.settings.register_profile("thorough", max_examples=300, deadline=None)
+hypothesis.settings.load_profile("quick")
 
 LIT = Path(__file__).parent / "lit"
 LIT_SECONDS = 120
