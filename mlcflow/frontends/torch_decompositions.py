@@ -52,10 +52,13 @@ def of_bytes(reduction: Any) -> Callable[..., Any]:
     return decomposition
 
 
-def reduce_to_bytes(reduction: Any) -> Callable[..., Any]:
-    """torch-mlir crashes on sums of a type of one byte."""
+def reduce(reduction: Any) -> Callable[..., Any]:
+    """torch-mlir crashes on sums of complex numbers, and on sums of a type of one byte."""
 
     def decomposition(x: Tensor, *args: Any, dtype: Any = None, **options: Any) -> Any:
+        if x.dtype.is_complex and dtype is None and reduction is aten.sum:
+            parts = (reduction(part, *args, **options) for part in (x.real, x.imag))
+            return torch.complex(*parts)
         if dtype not in (torch.int8, torch.uint8):
             return NotImplemented
         return reduction(x, *args, dtype=torch.int64, **options).to(dtype)
@@ -124,11 +127,11 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.floor_divide.Scalar: floor_divide,
     aten.any.default: of_bytes(aten.any),
     aten.all.default: of_bytes(aten.all),
-    aten.sum.default: reduce_to_bytes(aten.sum),
-    aten.sum.dim_IntList: reduce_to_bytes(aten.sum),
-    aten.prod.default: reduce_to_bytes(aten.prod),
-    aten.prod.dim_int: reduce_to_bytes(aten.prod),
-    aten.cumsum.default: reduce_to_bytes(aten.cumsum),
+    aten.sum.default: reduce(aten.sum),
+    aten.sum.dim_IntList: reduce(aten.sum),
+    aten.prod.default: reduce(aten.prod),
+    aten.prod.dim_int: reduce(aten.prod),
+    aten.cumsum.default: reduce(aten.cumsum),
     aten.pow.Tensor_Scalar: pow_integer,
     aten.constant_pad_nd.default: constant_pad_nd,
     aten.index.Tensor: index,

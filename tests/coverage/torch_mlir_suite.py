@@ -113,7 +113,8 @@ def run_suite(
             while True:
                 outcome = worker.run(waiting.get_nowait())
                 outcomes.append(outcome)
-                print(f"{len(outcomes):5d} {outcome.kind:10s} {outcome.name}", file=sys.stderr)
+                line = f"{len(outcomes):5d} {outcome.kind:10s} {outcome.name}"
+                print(line, _first_line(outcome.detail), file=sys.stderr, flush=True)
         except Empty:
             return
         finally:
