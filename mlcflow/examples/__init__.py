@@ -16,6 +16,9 @@ EXAMPLES = {
 }
 """Each example by name; the module of that name has ``run``."""
 
+PIPELINES = ("reference", "cpu")
+"""The names of the pipelines that an example compares, if none is asked for."""
+
 
 def run(
     name: str,

@@ -26,6 +26,13 @@ COMMANDS = {
 """The module of each command; it defines ``command``."""
 
 
+class Failure(click.ClickException):
+    """What went wrong, in words; the first line is a summary."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"error: {self.message}", file=file, err=True)
+
+
 class Misuse(click.ClickException):
     """A command that was not understood; says so in one line first, then where to read on."""
 
@@ -78,8 +85,11 @@ class Commands(click.Group):
         except MlcflowError as error:
             if logging.getLogger("mlcflow").isEnabledFor(logging.INFO):
                 raise
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(1)
+            raise Failure(str(error)) from error
+        except OSError as error:
+            if error.filename is None:  # a closed pipe is no failure of ours
+                raise
+            raise Failure(f"{error.filename}: {error.strerror}") from error
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:
@@ -89,7 +99,7 @@ def _missing(error: ModuleNotFoundError) -> Exception:
     package = of_import(error.name or "")
     if package is None:
         return error
-    return click.ClickException(f"this needs {package.name}: {package.command}")
+    return Failure(f"this needs {package.name}: {package.command}")
 
 
 def _start_logging() -> None:

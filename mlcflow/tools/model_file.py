@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ def load_model(path: Path, name: str) -> tuple[Any, tuple, Mapping[str, Any]]:
     """
     import torch
 
+    # What torch.export logs before it raises is in the error that it raises.
+    logging.getLogger("torch").setLevel(logging.CRITICAL)
     module = execute(path)
     found = member(module, path, name or "model")
     inputs = getattr(module, "inputs", ())
@@ -48,6 +51,16 @@ def load_model(path: Path, name: str) -> tuple[Any, tuple, Mapping[str, Any]]:
     if isinstance(inputs, Mapping):
         return found, (), inputs
     return found, tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}
+
+
+def check_inputs(model: Any, args: tuple, kwargs: Mapping[str, Any], path: Path) -> None:
+    """Raise ``MlcflowError`` when a model that takes inputs was given none at all."""
+    function = getattr(model, "forward", model)
+    if not args and not kwargs and not _needs_nothing(function):
+        raise MlcflowError(
+            f"{path}: the model takes inputs {inspect.signature(function)}, and there are none; "
+            "define `inputs` in the file, return (model, inputs), or pass --input X.npy"
+        )
 
 
 def _needs_nothing(function: Any) -> bool:
@@ -123,12 +136,9 @@ def write_arrays(files: tuple[str, ...], results: list[Any]) -> None:
     for file, result in zip(files, results, strict=True):
         path = Path(file)
         part = path.with_name(path.name + ".part")
-        try:
-            with part.open("wb") as stream:
-                np.save(stream, as_array(result), allow_pickle=False)
-            part.replace(path)
-        except OSError as error:
-            raise MlcflowError(f"cannot write '{file}': {error.strerror}") from error
+        with part.open("wb") as stream:
+            np.save(stream, as_array(result), allow_pickle=False)
+        part.replace(path)
 
 
 def as_array(value: Any) -> np.ndarray:

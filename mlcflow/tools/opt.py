@@ -165,8 +165,5 @@ def _process(
 
 def _write(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text)
-        part.replace(path)
-    except OSError as error:
-        raise MlcflowError(f"cannot write '{path}': {error.strerror}") from error
+    part.write_text(text)
+    part.replace(path)

@@ -73,7 +73,7 @@ def _run_example(name: str, say: Callable[[str], None], given: dict[str, Any]) -
             raise click.UsageError(f"the example '{name}' has no --{word.replace('_', '-')}")
     from mlcflow import examples
 
-    chosen = [given["pipeline"]] if given["pipeline"] else ["reference", "cpu"]
+    chosen = [given["pipeline"]] if given["pipeline"] else examples.PIPELINES
     pipelines = [parse_pipeline(pipeline, given["target"], ()) for pipeline in chosen]
     dump_dir = Path(given["dump_dir"]) if given["dump_dir"] else None
     return examples.run(name, pipelines, say, quick=given["quick"], dump_dir=dump_dir)

@@ -19,6 +19,7 @@ from mlcflow.report.timing import time_calls
 from mlcflow.runtime.executable import Executable
 from mlcflow.tools.model_file import (
     as_tensors,
+    check_inputs,
     load_model,
     make_inputs,
     read_arrays,
@@ -78,11 +79,10 @@ def _load(text: str, files: tuple[str, ...]) -> _Model:
     python = split_name(text)
     if python:
         found, args, kwargs = load_model(*python)
-        return (
-            _Model(found, as_tensors(arrays), {}, True)
-            if arrays
-            else _Model(found, args, kwargs, True)
-        )
+        if arrays:
+            args, kwargs = as_tensors(arrays), {}
+        check_inputs(found, args, kwargs, python[0])
+        return _Model(found, args, kwargs, True)
     if not Path(text).is_file():
         if Path(text).suffix:
             raise click.UsageError(f"no file '{text}'")
