@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,8 @@ mlcflow run digits
 @click.option("--quick", is_flag=True, help="Examples: train for a moment only.")
 @json_option
 def command(model: str, as_json: bool, **given: Any) -> None:
-    say: Callable[[str], None] = (lambda text: None) if as_json else click.echo
+    # print, not click.echo: a line must go through the stream that knows of the spinner.
+    say: Callable[[str], None] = (lambda text: None) if as_json else partial(print, flush=True)
     if model in EXAMPLES:
         report = _run_example(model, say, given)
     else:
