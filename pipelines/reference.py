@@ -7,6 +7,7 @@ compared with those of the stage before: each step leaves alone what it does not
 from __future__ import annotations
 
 from mlcflow.graph.assertions import drop_needless_assertions, report_assertions
+from mlcflow.graph.divisions import guard_divisions
 from mlcflow.graph.floats import narrow_through_f32
 from mlcflow.graph.gathers import guard_gathers
 from mlcflow.graph.interface import normalize_interface, record_interface
@@ -39,6 +40,7 @@ def simplify() -> tuple[Step, ...]:
     """One function with a named interface, without what neither runs nor matters."""
     return (
         narrow_through_f32,
+        guard_divisions,
         guard_gathers,  # before the first canonicalization, see there
         Pass("canonicalize"),
         Pass("convert-shape-to-std"),

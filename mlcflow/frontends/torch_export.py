@@ -8,6 +8,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
+from torch.export.graph_signature import OutputKind
 from torch_mlir.extras.fx_decomp_util import get_decomposition_table
 
 from mlcflow.errors import ImportModelError
@@ -19,10 +20,12 @@ def export(
 ) -> torch.export.ExportedProgram:
     """The exported program of a model, in the operations that torch-mlir lowers.
 
-    Raises ``ImportModelError`` when PyTorch refuses, or when two dimensions are open.
+    Raises ``ImportModelError`` when PyTorch refuses, when two dimensions are open, or when the
+    model resizes an input.
     """
     program = _decompose(_export(model, args, kwargs, dynamic_shapes))
     _check_dynamic(program)
+    _check_resizes(program)
     return program
 
 
@@ -107,3 +110,16 @@ def _check_dynamic(program: torch.export.ExportedProgram) -> None:
             f"dynamic_shapes: expected one open dimension, found {len(names)} ({', '.join(names)});"
             " give the same torch.export.Dim to all, or compile once for each size"
         )
+
+
+def _check_resizes(program: torch.export.ExportedProgram) -> None:
+    """Refuse ``out=`` of another shape, for which PyTorch gives the argument new memory."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    for spec in program.graph_signature.output_specs:
+        if spec.kind == OutputKind.USER_INPUT_MUTATION:
+            before, after = values[spec.target], values[spec.arg.name]
+            if before.shape != after.shape:
+                raise ImportModelError(
+                    f"input '{spec.target}': the model resizes it from {list(before.shape)} to "
+                    f"{list(after.shape)}; pass a tensor of that shape"
+                )

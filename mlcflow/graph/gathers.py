@@ -11,7 +11,7 @@ from mlcflow.mlir import arith, cf, ir, linalg, tensor, walk
 _TORCH_MLIR_CHECKS = ("index must be smaller than dim size", "index must be larger or equal to 0")
 
 # How an index comes about. The largest among the parts of a computation holds.
-_FIXED, _INTEGER, _FLOAT = range(3)
+FIXED, INTEGER, FLOAT = range(3)
 
 
 def guard_gathers(module: ir.Module) -> None:
@@ -33,13 +33,13 @@ def guard_gathers(module: ir.Module) -> None:
 def _guard_extract(op: tensor.ExtractOp, known: dict[ir.Value, int]) -> None:
     checked = False
     for number, index in enumerate(op.indices):
-        origin = _origin(index, known)
-        if origin == _FIXED:
+        source = origin(index, known)
+        if source == FIXED:
             continue
         with ir.InsertionPoint(op), op.location:
             size = _size(op.tensor, number)
             inside = arith.cmpi(arith.CmpIPredicate.ult, index, size)
-            if origin == _INTEGER:
+            if source == INTEGER:
                 cf.assert_(inside, _message(op.tensor, number))
                 checked = True
             valid = arith.select(inside, index, arith.constant(ir.IndexType.get(), 0))
@@ -50,25 +50,25 @@ def _guard_extract(op: tensor.ExtractOp, known: dict[ir.Value, int]) -> None:
                 other.operation.erase()
 
 
-def _origin(value: ir.Value, known: dict[ir.Value, int]) -> int:
+def origin(value: ir.Value, known: dict[ir.Value, int]) -> int:
     """What a number is computed from: positions and sizes, integer data, or other data."""
     if value not in known:
-        known[value] = _FIXED  # a cycle adds nothing
+        known[value] = FIXED  # a cycle adds nothing
         known[value] = _trace(value, known)
     return known[value]
 
 
 def _trace(value: ir.Value, known: dict[ir.Value, int]) -> int:
-    data = _INTEGER if isinstance(value.type, ir.IntegerType) else _FLOAT
+    data = INTEGER if isinstance(value.type, ir.IntegerType) else FLOAT
     owner = value.owner
     if isinstance(owner, ir.Block):
-        return data if isinstance(owner.owner, linalg.GenericOp) else _FIXED
+        return data if isinstance(owner.owner, linalg.GenericOp) else FIXED
     if isinstance(owner, tensor.ExtractOp):
         return data
     if isinstance(owner, arith.FPToSIOp | arith.FPToUIOp):
-        return _FLOAT
+        return FLOAT
     scalars = [v for v in owner.operands if not isinstance(v.type, ir.ShapedType)]
-    return max((_origin(v, known) for v in scalars), default=_FIXED)
+    return max((origin(v, known) for v in scalars), default=FIXED)
 
 
 def _size(source: ir.Value, dimension: int) -> ir.Value:
