@@ -47,7 +47,7 @@ def report_assertions(module: ir.Module) -> None:
 def _branch(assertion: cf.AssertOp, number: int) -> None:
     """Go on behind the assertion if it holds, else report ``number`` and leave the function."""
     block = assertion.operation.block
-    behind, failed = block.create_after(), block.create_after()
+    failed, behind = block.create_after(), block.create_after()
     operations = list(block.operations)
     for op in operations[operations.index(assertion) + 1 :]:
         behind.append(op)
