@@ -30,7 +30,12 @@ class Package:
     @property
     def command(self) -> str:
         """The command that installs it."""
-        return f"pip install '{self.name}{self.wanted}'"
+        return install_command([self])
+
+
+def install_command(wanted: list[Package]) -> str:
+    """The command that installs them all."""
+    return " ".join(["pip install", *(f"'{package.name}{package.wanted}'" for package in wanted)])
 
 
 def packages() -> list[Package]:

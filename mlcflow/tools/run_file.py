@@ -42,6 +42,10 @@ class _Model:
 
 
 def run_file(text: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
+    """Compile and run the model that ``text`` names, as the options ``given`` ask.
+
+    ``say`` receives what there is to read; the result is the same as data for JSON.
+    """
     if given["quick"]:
         raise click.UsageError("--quick is for the built-in examples")
     pipeline = parse_pipeline(given["pipeline"] or "cpu", given["target"], given["options"])

@@ -160,9 +160,21 @@ def test_doctor_without_a_needed_package(call: Call, monkeypatch: pytest.MonkeyP
     assert json.loads(call("doctor", "--json").stdout)["healthy"] is False
 
 
-def test_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+def test_missing_packages_of_an_example(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlcflow.check import packages
+
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     monkeypatch.delitem(sys.modules, "mlcflow.examples.digits", raising=False)
+    monkeypatch.setattr(packages, "_version", lambda name: None)
     result = call("run", "digits")
     assert result.exit_code == 1
-    assert "this needs scikit-learn: pip install 'scikit-learn" in result.stderr
+    assert (
+        "the example 'digits' needs torch and scikit-learn: pip install 'torch==" in result.stderr
+    )
+
+
+def test_missing_package_of_a_model(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = call("run", "model.py")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: this needs torch: pip install 'torch==")
