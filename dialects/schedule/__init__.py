@@ -6,10 +6,16 @@ primitives of ``mlcflow.Schedule``, which can name the blocks and loops in their
 
 from __future__ import annotations
 
-from mlcflow.dialects.schedule import cache_read, cache_write, fuse_loops, interchange_loops
+from mlcflow.dialects.schedule import (
+    cache_read,
+    cache_write,
+    fuse_loops,
+    interchange_loops,
+    perfect_nest,
+)
 from mlcflow.dialects.schedule.dialect import ScheduleDialect
 
-OPERATIONS = (cache_read, cache_write, fuse_loops, interchange_loops)
+OPERATIONS = (cache_read, cache_write, fuse_loops, interchange_loops, perfect_nest)
 
 
 def load() -> None:

@@ -2,7 +2,8 @@
 
 from mlcflow.dialects.schedule.dialect import ScheduleDialect, attach
 from mlcflow.mlir import arith, ext, ir, scf, transform
-from mlcflow.schedule.labels import KIND, LOOP, constant, inner_loop
+from mlcflow.schedule.labels import KIND, LOOP, constant
+from mlcflow.schedule.nests import inner_loop
 
 
 class FuseLoops(ScheduleDialect.Operation, name="fuse_loops"):

@@ -2,7 +2,8 @@
 
 from mlcflow.dialects.schedule.dialect import ScheduleDialect, attach
 from mlcflow.mlir import ext, ir, scf, transform
-from mlcflow.schedule.labels import BIND, KIND, LOOP, PARALLEL, inner_loop
+from mlcflow.schedule.labels import BIND, KIND, LOOP, PARALLEL
+from mlcflow.schedule.nests import inner_loop
 
 
 class InterchangeLoops(ScheduleDialect.Operation, name="interchange_loops"):

@@ -67,7 +67,7 @@ def is_elementwise(op: ir.OpView | ir.Operation) -> bool:
 
 def is_identity(affine_map: ir.AffineMap) -> bool:
     """Whether the map names every loop, in order."""
-    return affine_map == ir.AffineMap.get_identity(affine_map.n_dims)
+    return affine_map == ir.AffineMap.get_identity(affine_map.n_dims, context=affine_map.context)
 
 
 def is_fill(op: ir.OpView | ir.Operation) -> bool:

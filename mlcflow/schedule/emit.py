@@ -47,13 +47,10 @@ def name_inner(handle: Handle, names: Sequence[str]) -> None:
 
 
 def clean(root: Handle) -> None:
-    """Fold away what tiling leaves behind; loops stay, even those of one iteration.
-
-    Upstream's patterns for tiling, and its canonicalization, would remove such loops, and the
-    names with them.
-    """
+    """Fold away what tiling leaves behind: slices of slices, slices of the whole."""
     with ir.InsertionPoint(transform.ApplyPatternsOp(root).patterns):
         tensor_transform.ApplyMergeConsecutiveInsertExtractSlicePatternsOp()
+        transform.ApplyCanonicalizationPatternsOp()
     transform.ApplyCommonSubexpressionEliminationOp(root)
 
 

@@ -108,7 +108,7 @@ def flatten(schedule: Schedule, block: str) -> None:
         raise ScheduleError(f"flatten: '{block}' is not elementwise")
 
     def build(root: Handle) -> None:
-        structured.FlattenElementwiseLinalgOp(match_block(root, block))
+        structured.FlattenElementwiseLinalgOp(transform.AnyOpType.get(), match_block(root, block))
         clean(root)
 
     schedule.apply("flatten", {"block": block}, build)

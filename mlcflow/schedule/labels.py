@@ -153,16 +153,6 @@ def _outer(block: str, op: scf.ForOp) -> Loop:
     return Loop(block, _text(op, LOOP), trip_count(op), _text(op, KIND), op)
 
 
-def inner_loop(outer: scf.ForOp) -> scf.ForOp | None:
-    """The loop that is all of the body of ``outer``, carrying the same values."""
-    operations = list(outer.body.operations)
-    if len(operations) != 2 or not isinstance(operations[0], scf.ForOp):
-        return None
-    inner = operations[0]
-    passes_through = list(inner.initArgs) == list(outer.inner_iter_args)
-    return inner if passes_through and list(operations[1].operands) == list(inner.results) else None
-
-
 def trip_count(op: scf.ForOp) -> int:
     """Iterations of an ``scf.for`` with constant bounds; -1 where they are not."""
     bounds = [constant(value) for value in (op.lowerBound, op.upperBound, op.step)]

@@ -19,7 +19,8 @@ from mlcflow.schedule.emit import (
     name_loop,
 )
 from mlcflow.schedule.interpret import Handle
-from mlcflow.schedule.labels import Loop, find_block, inner_loop, loop_names, loops_of
+from mlcflow.schedule.labels import Loop, find_block, loop_names, loops_of
+from mlcflow.schedule.nests import between
 
 if TYPE_CHECKING:
     from mlcflow.schedule.schedule import Schedule
@@ -177,7 +178,8 @@ def _swap_outer(schedule: Schedule, block: str, order: list[str]) -> None:
     for _ in range(len(order)):
         for first, second in zip(outer(), outer()[1:], strict=False):
             if rank[first.name] > rank[second.name]:
-                _check_swap(first, second)
+                _perfect(schedule, "reorder", first, second)
+                _check_bounds(schedule.loop(str(first)), schedule.loop(str(second)))
                 schedule.emit(
                     lambda root, first=first: ir.Operation.create(
                         "schedule.interchange_loops", operands=[match_loop(root, first)]
@@ -188,10 +190,22 @@ def _swap_outer(schedule: Schedule, block: str, order: list[str]) -> None:
             return
 
 
-def _check_swap(outer: Loop, inner: Loop) -> None:
+def _perfect(schedule: Schedule, primitive: str, outer: Loop, inner: Loop) -> None:
+    """Make ``inner`` all of the body of ``outer``, or raise ``ScheduleError``."""
+    found = None if outer.op is None else between(outer.op)
+    if found is None or inner.op is None or found.inner != inner.op:
+        raise ScheduleError(f"{primitive}: there is other work between {outer} and {inner}")
+    if found.insert is not None:
+
+        def build(root: Handle) -> None:
+            ir.Operation.create("schedule.perfect_nest", operands=[match_loop(root, outer)])
+            clean(root)
+
+        schedule.emit(build)
+
+
+def _check_bounds(outer: Loop, inner: Loop) -> None:
     assert outer.op is not None and inner.op is not None
-    if inner_loop(outer.op) != inner.op:
-        raise ScheduleError(f"reorder: there is other work between {outer} and {inner}")
     bounds = (inner.op.lowerBound, inner.op.upperBound, inner.op.step)
     if outer.op.induction_variable in bounds:
         raise ScheduleError(f"reorder: the bounds of {inner} depend on {outer}")
@@ -233,8 +247,7 @@ def fuse(schedule: Schedule, outer: Loop, inner: Loop) -> Loop:
         materialize(schedule, schedule.loop(str(loop)))
     first, second = schedule.loop(str(outer)), schedule.loop(str(inner))
     name = f"{outer.name}_{inner.name}"
-    if first.op is None or inner_loop(first.op) != second.op:
-        raise ScheduleError(f"fuse: there is other work between {outer} and {inner}")
+    _perfect(schedule, "fuse", first, second)
     if first.extent < 0 or second.extent < 0:
         raise ScheduleError(f"fuse: the bounds of {outer} and {inner} are not constant")
     schedule.emit(
@@ -260,7 +273,7 @@ def unroll(schedule: Schedule, loop: Loop, factor: int | None) -> None:
     loop = materialize(schedule, loop)
 
     def build(root: Handle) -> None:
-        loop_transform.LoopUnrollOp(match_loop(root, loop), factor)
+        loop_transform.LoopUnrollOp(match_loop(root, loop), factor=factor)
 
     if factor > 1 and loop.op is not None:
         schedule.emit(build)

@@ -9,8 +9,9 @@ from mlcflow.errors import ScheduleError
 from mlcflow.graph.kernel import loop_extents
 from mlcflow.graph.linalg_ops import inputs, is_fill
 from mlcflow.mlir import ir, structured, transform
-from mlcflow.schedule.emit import clean, match_block
+from mlcflow.schedule.emit import annotate, clean, match_block
 from mlcflow.schedule.interpret import Handle
+from mlcflow.schedule.labels import BLOCK
 from mlcflow.schedule.loops import full_sizes
 
 if TYPE_CHECKING:
@@ -72,7 +73,13 @@ def pack(schedule: Schedule, block: str, sizes: Sequence[int]) -> None:
 
     def build(root: Handle) -> None:
         any_op = transform.AnyOpType.get()
-        structured.PackOp(match_block(root, block), packed_sizes=list(sizes))
+        packed = structured.PackOp(
+            transform.OperationType.get("linalg.generic"),
+            match_block(root, block),
+            packed_sizes=[],
+            static_packed_sizes=list(sizes),
+        )
+        annotate(packed.result, BLOCK, ir.StringAttr.get(block))
         packs = structured.MatchOp.match_op_names(root, ["linalg.pack"]).result
         structured.LowerPackOp(
             transform.OperationType.get("tensor.pad"),

@@ -137,8 +137,8 @@ class Schedule:
     ) -> list[Loop]:
         """Tile ``block`` and compute its producers within the tile loops. Gives these loops.
 
-        ``sizes``: a tile size for each loop, 0 (or nothing) for none; ``order``: numbers of the loops,
-        outermost first. Upstream: ``transform.structured.fuse``.
+        ``sizes``: a tile size for each loop, 0 (or nothing) for none; ``order``: the loops
+        by number, outermost first. Upstream: ``transform.structured.fuse``.
         """
         return fusion.tile_and_fuse(self, block, sizes, order)
 
