@@ -72,11 +72,19 @@ def region(index: tuple[Affine, ...], extents: dict[str, Size], shape: tuple[Siz
 
 
 def _mask(index: Affine, extents: dict[str, Size], size: int) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    run = 1  # as long as a loop steps no further than what is reached already, no gaps come up
+    for name, coefficient in reversed(index.descending):
+        if not 0 < coefficient <= run:
+            break
+        run += coefficient * (int(extents[name]) - 1)  # type: ignore[arg-type]
+    else:
+        mask[index.constant : index.constant + run] = True
+        return mask
     reached = np.array([index.constant])
     for name, coefficient in index.terms:
-        steps = coefficient * np.arange(extents[name])
+        steps = coefficient * np.arange(int(extents[name]))  # type: ignore[arg-type]
         reached = np.unique(reached[:, None] + steps[None, :])
-    mask = np.zeros(size, bool)
     mask[reached] = True
     return mask
 

@@ -72,8 +72,9 @@ def _extents(text: str, scope: Scope, node: ast.stmt, target: ast.Subscript) -> 
     accesses: list[tuple[Affine, Size]] = []
     inner = [n for n in ast.walk(node) if isinstance(n, ast.Subscript) and n is not target]
     for subscript in [target, *inner]:
-        found = [n.id for item in _items(subscript) for n in ast.walk(item) if _is_name(n)]
-        names |= dict.fromkeys(found)
+        inside = [n for item in _items(subscript) for n in ast.walk(item)]
+        found = [n.id for n in inside if isinstance(n, ast.Name)]
+        names |= dict.fromkeys(name for name in found if not hasattr(language, name))
     scope.names.update({name: Affine(((name, 1),)) for name in names})
     for subscript in inner:
         owner = subscript.value.id if isinstance(subscript.value, ast.Name) else ""
@@ -96,10 +97,6 @@ def _extents(text: str, scope: Scope, node: ast.stmt, target: ast.Subscript) -> 
             "an index of an argument"
         )
     return {name: extents[name] for name in names}
-
-
-def _is_name(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and not hasattr(language, node.id)
 
 
 def _solve(accesses: list[tuple[Affine, Size]]) -> dict[str, Size]:

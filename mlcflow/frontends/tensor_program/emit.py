@@ -1,8 +1,9 @@
 """From a program to a module: one ``linalg.generic`` a statement, on tensors.
 
 The loops of a generic are those that choose the element, in the order of its dimensions, then
-those that are reduced, in the order of the program. A schedule changes that order, not the
-program. Contractions and convolutions that upstream has a name for get it.
+those that are reduced, in the order of the filter or matrix that they run through: the order in
+the program does not matter, a schedule changes it. Contractions and convolutions that upstream
+has a name for get it.
 """
 
 from __future__ import annotations
@@ -101,6 +102,9 @@ def _emit_statement(state: State, statement: Statement) -> ir.Value:
         assert old is not None  # checked: it has an initial value
         start = old if whole else slices.extract(old, window, state.sizes)
         tile = _generic(state, statement, slices.split(start, groups, shape))
+    elif not whole and _is_copy(state, statement):
+        dimensions = {name: number for number, name in enumerate(statement.spatial)}
+        tile, _ = _source(state, loads(statement.value)[0], statement, dimensions)
     else:
         tile = _pointwise(state, statement, _empty(state, shape, kind.dtype))
     tile = slices.merge(tile, groups)
@@ -108,6 +112,16 @@ def _emit_statement(state: State, statement: Statement) -> ir.Value:
         return tile
     base = old if old is not None else _empty(state, kind.shape, kind.dtype)
     return slices.insert(tile, base, window, state.sizes)
+
+
+def _is_copy(state: State, statement: Statement) -> bool:
+    """Whether the statement copies elements in their order, as padding and joining do."""
+    value = statement.value
+    if not isinstance(value, Load) or statement.combine:
+        return False
+    shape = state.program.type_of(value.tensor).shape
+    read = slices.window(value.index, statement.extents, shape)
+    return [affine.variable for affine in read.index] == list(statement.spatial)
 
 
 def _empty(state: State, shape: tuple[Size, ...], dtype: str) -> ir.Value:

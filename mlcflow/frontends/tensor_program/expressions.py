@@ -134,7 +134,11 @@ def _unary(scope: Scope, node: ast.UnaryOp) -> Value:
     value = evaluate(scope, node.operand)
     if value is INVALID or isinstance(node.op, ast.UAdd):
         return value
-    folded = {ast.USub: operator.neg, ast.Not: operator.not_, ast.Invert: operator.invert}
+    folded: dict[type, Callable[..., Any]] = {
+        ast.USub: operator.neg,
+        ast.Not: operator.not_,
+        ast.Invert: operator.invert,
+    }
     if is_number(value):
         return fold(scope, node, folded[type(node.op)], value)
     if isinstance(node.op, ast.USub) and isinstance(value, Affine):

@@ -75,7 +75,7 @@ def _slice(printer: Printer, op: ir.OpView, kind: ir.Type) -> Callable[[View], V
     rest = iter(values)
     known = [printer.sizes.get(next(rest), "?") if s == dynamic else s for s in sizes]
     surplus = len(sizes) - ir.RankedTensorType(kind).rank
-    dropped = []
+    dropped: list[bool] = []
     for size in sizes:
         drop = size == 1 and sum(dropped) < surplus
         dropped.append(drop)

@@ -115,16 +115,17 @@ def added(left: ast.expr, right: ast.expr) -> ast.expr:
     """``left + right``, without zeros."""
     if isinstance(left, ast.Constant) and left.value == 0:
         return right
-    if isinstance(right, ast.Constant) and right.value == 0:
-        return left
-    if isinstance(right, ast.Constant) and right.value < 0:
-        return ast.BinOp(left, ast.Sub(), ast.Constant(-right.value))
+    if isinstance(right, ast.Constant) and isinstance(right.value, int):
+        if right.value == 0:
+            return left
+        if right.value < 0:
+            return ast.BinOp(left, ast.Sub(), ast.Constant(-right.value))
     return ast.BinOp(left, ast.Add(), right)
 
 
 def shifted(index: ast.expr, stride: int, offset: int) -> ast.expr:
     """``index * stride + offset``, without what changes nothing."""
-    if isinstance(index, ast.Constant):
+    if isinstance(index, ast.Constant) and isinstance(index.value, int):
         return ast.Constant(index.value * stride + offset)
     scaled = index if stride == 1 else ast.BinOp(index, ast.Mult(), ast.Constant(stride))
     return added(scaled, ast.Constant(offset))

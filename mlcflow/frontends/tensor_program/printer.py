@@ -88,7 +88,7 @@ class Printer:
         attributes = function.attributes
         given = attributes.get("res_attrs", [])
         last = function.entry_block.operations[len(function.entry_block.operations) - 1]
-        for value, entries in zip(last.operands, given, strict=False):  # type: ignore[arg-type]
+        for value, entries in zip(last.operands, given, strict=False):
             if "mlcflow.output" in ir.DictAttr(entries):
                 name = ir.StringAttr(ir.DictAttr(entries)["mlcflow.output"]).value
                 self.outputs[value] = name if name.isidentifier() else f"result{name}"
@@ -110,7 +110,7 @@ class Printer:
                 ast.Call(word("reduce"), [size_expression(e)], []) if r else size_expression(e)
                 for e, r in zip(extents, reduced, strict=True)
             ]
-            names = [ast.Name(name) for name in loops]
+            names: list[ast.expr] = [ast.Name(name) for name in loops]
             if len(loops) > 1:
                 over: ast.expr = ast.Call(word("grid"), axes, [])
                 target: ast.expr = ast.Tuple(names)

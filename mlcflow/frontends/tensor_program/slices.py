@@ -89,7 +89,7 @@ def split(value: ir.Value, groups: list[int], shape: tuple[Size, ...]) -> ir.Val
     shape."""
     if all(count == 1 for count in groups):
         return value
-    sizes = [int(size) for size in shape]  # checked: merged sizes are known
+    sizes = [size for size in shape if isinstance(size, int)]  # checked: all are known
     kind = ir.RankedTensorType.get(sizes, ir.RankedTensorType(value.type).element_type)
     return tensor.expand_shape(kind, value, _reassociation(groups), [], sizes)
 

@@ -30,7 +30,7 @@ def read_body(scope: Scope, body: list[ast.stmt]) -> None:
     for node in body:
         handler = _HANDLERS.get(type(node))
         if handler is None:
-            advice = _ADVICE.get(type(node), "")  # type: ignore[call-overload]
+            advice = _ADVICE.get(type(node), "")
             text = ast.unparse(node).split("\n")[0]
             scope.report(node, f"unsupported statement '{text}'" + (advice and f": {advice}"))
         else:

@@ -80,7 +80,7 @@ def _print(printer: Printer, function: func.FuncOp) -> str:
 def _arguments(printer: Printer, function: func.FuncOp) -> list[str]:
     """Declare the arguments; gives each as the text of the signature."""
     given = function.attributes.get("arg_attrs", [])
-    attributes = [ir.DictAttr(a) for a in given]  # type: ignore[arg-type]
+    attributes = [ir.DictAttr(a) for a in given]
     texts = []
     for number, value in enumerate(function.arguments):
         entries = attributes[number] if attributes else {}

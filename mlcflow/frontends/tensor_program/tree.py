@@ -161,8 +161,14 @@ class Statement:
 
     @property
     def reduced(self) -> list[str]:
-        """The loop variables over which values are accumulated, in the order of the loops."""
-        return [loop.name for loop in self.loops if loop.name not in self.spatial]
+        """The loop variables over which values are accumulated: in the order of the dimensions of
+        the last tensor read that has one for each, as a filter has; else in that of the loops."""
+        names = [loop.name for loop in self.loops if loop.name not in self.spatial]
+        for load in reversed(loads(self.value)):
+            inside = [a.variable for a in load.index if a.variable in names]
+            if sorted(filter(None, inside)) == sorted(names):
+                return [name for name in inside if name is not None]
+        return names
 
 
 @dataclass(frozen=True)
