@@ -12,6 +12,8 @@ import click
 import numpy as np
 
 from mlcflow.errors import MlcflowError
+from mlcflow.frontends.tensor_program.function import TensorFunction
+from mlcflow.mlir import ir
 from mlcflow.tools.python_file import call, execute, member
 
 if TYPE_CHECKING:
@@ -28,29 +30,33 @@ def load_model(path: Path, name: str) -> tuple[Any, tuple, Mapping[str, Any]]:
     ``(model, inputs)``; anything else is the model. Inputs that it does not give are the
     file's ``inputs``: one tensor, a tuple of them, or a dict of keyword arguments.
     """
-    import torch
-
+    name = name or "model"
+    module = execute(path)
     # What torch.export logs before it raises is in the error that it raises.
     logging.getLogger("torch").setLevel(logging.CRITICAL)
-    module = execute(path)
-    found = member(module, path, name or "model")
+    found = member(module, path, name)
     inputs = getattr(module, "inputs", ())
-    if callable(found) and not isinstance(found, torch.nn.Module) and _needs_nothing(found):
+    if (inspect.isfunction(found) or inspect.isclass(found)) and _needs_nothing(found):
         found = call(found, path)
     if isinstance(found, tuple):
         if len(found) != 2:
             raise MlcflowError(
-                f"{path}: {name or 'model'}() gave {len(found)} values, expected (model, inputs)"
+                f"{path}: {name}() gave {len(found)} values, expected (model, inputs)"
             )
         found, inputs = found
-    if not callable(found):
+    if not callable(found) and not states_shapes(found):
         raise MlcflowError(
-            f"{path}: '{name or 'model'}': expected a torch.nn.Module, a function of tensors, or "
-            f"a function that gives (model, inputs), got {type(found).__name__}"
+            f"{path}: '{name}': expected a torch.nn.Module, a function of tensors, or a function "
+            f"that gives (model, inputs), got {type(found).__name__}"
         )
     if isinstance(inputs, Mapping):
         return found, (), inputs
     return found, tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}
+
+
+def states_shapes(model: Any) -> bool:
+    """Whether the model needs no example inputs to be compiled: it is no PyTorch."""
+    return isinstance(model, TensorFunction | ir.Module | Path)
 
 
 def check_inputs(model: Any, args: tuple, kwargs: Mapping[str, Any], path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from mlcflow.check.packages import of_import
 from mlcflow.errors import MlcflowError, unknown_name
 
 
@@ -26,7 +27,8 @@ def split_name(text: str) -> tuple[Path, str] | None:
 def execute(path: Path) -> ModuleType:
     """Run the file and return it as a module; its folder is importable, as under ``python``.
 
-    Raises ``click.UsageError`` when there is no such file, ``MlcflowError`` when it raises.
+    Raises ``click.UsageError`` when there is no such file, ``MlcflowError`` when it raises,
+    ``ModuleNotFoundError`` when it needs a package of the extras of mlcflow.
     """
     if not path.is_file():
         raise click.UsageError(f"no file '{path}'")
@@ -39,6 +41,8 @@ def execute(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the file may raise anything
+        if isinstance(error, ModuleNotFoundError) and of_import(error.name or ""):
+            raise  # the command that installs it is known
         raise MlcflowError(describe(error, path, "running it")) from error
     return module
 

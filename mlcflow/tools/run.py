@@ -6,15 +6,12 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from mlcflow.examples import EXAMPLES
 from mlcflow.tools.options import json_option, parse_pipeline, pipeline_option, target_options
-
-if TYPE_CHECKING:
-    pass
 
 Say = Callable[[str], None]
 
@@ -25,13 +22,14 @@ MODEL is one of
   FILE.py[:NAME]  PyTorch. NAME (`model` if not given) is a torch.nn.Module or a
                   function of tensors, with the file's `inputs` as example
                   inputs; or a function or class without arguments, which gives
-                  the model, or the pair (model, inputs).
+                  the model, or the pair (model, inputs). NAME may also be a
+                  tensor function of mlcflow.
   FILE.mlir       MLIR text with a function @main. Without --input it runs on
-                  made-up numbers, the same each time.
+                  made-up numbers, the same each time; so do tensor functions.
   {" | ".join(EXAMPLES):<15s} a built-in example
 
 The file is executed as Python, as `python FILE.py` would. What the compiled model computes is
-compared with PyTorch; for MLIR, with the pipeline `reference`.
+compared with PyTorch; otherwise, with the pipeline `reference`.
 
 \b
 mlcflow run model.py --repeat=100
@@ -57,7 +55,7 @@ mlcflow run digits
 @json_option
 def command(model: str, as_json: bool, **given: Any) -> None:
     # print, not click.echo: a line must go through the stream that knows of the spinner.
-    say: Callable[[str], None] = (lambda text: None) if as_json else partial(print, flush=True)
+    say: Say = (lambda text: None) if as_json else partial(print, flush=True)
     if model in EXAMPLES:
         report = _run_example(model, say, given)
     else:
@@ -68,7 +66,7 @@ def command(model: str, as_json: bool, **given: Any) -> None:
         click.echo(json.dumps(report, indent=2))
 
 
-def _run_example(name: str, say: Callable[[str], None], given: dict[str, Any]) -> dict[str, Any]:
+def _run_example(name: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
     for option in ("inputs", "outputs", "options", "repeat", "no_verify"):
         if given[option]:
             word = {"inputs": "input", "outputs": "output", "options": "option"}.get(option, option)

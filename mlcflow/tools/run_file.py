@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mlcflow.tools.model_file import (
     load_model,
     make_inputs,
     read_arrays,
+    states_shapes,
     write_arrays,
 )
 from mlcflow.tools.options import parse_pipeline
@@ -33,12 +34,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Model:
-    """What to compile, what to call it with, and whether PyTorch can check it."""
+    """What to compile, and what to call it with."""
 
     source: Any
     args: tuple
     kwargs: Mapping[str, Any]
-    torch: bool
+
+    @property
+    def torch(self) -> bool:
+        """Whether it is a model of PyTorch, which example inputs give its shapes."""
+        return not states_shapes(self.source)
 
 
 def run_file(text: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
@@ -54,12 +59,10 @@ def run_file(text: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
     if getattr(model.source, "training", False):
         say("note: the model is in training mode; call model.eval() for inference")
     dump_dir = Path(given["dump_dir"]) if given["dump_dir"] else None
-    example = model.args if model.torch else ()  # MLIR states its own shapes
-    executable, report = compile_and_tell(
-        model.source, example, model.kwargs, pipeline, say, dump_dir=dump_dir
-    )
-    if not model.torch and not model.args:
-        model = _Model(model.source, tuple(make_inputs(executable.inputs)), {}, False)
+    example = (model.args, model.kwargs) if model.torch else ((), {})
+    executable, report = compile_and_tell(model.source, *example, pipeline, say, dump_dir=dump_dir)
+    if not model.torch and not model.args and not model.kwargs:
+        model = replace(model, args=tuple(make_inputs(executable.inputs)))
     results = _leaves(executable(*model.args, **model.kwargs), model.torch)
     shapes = [_shape(result) for result in results]
     say("\n".join(f"result {number}: {shape}" for number, shape in enumerate(shapes)))
@@ -68,11 +71,7 @@ def run_file(text: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
     if given["repeat"]:
         times = time_calls(lambda: executable(*model.args, **model.kwargs), given["repeat"])
         say(f"time: {times}")
-        report["call_seconds"] = {
-            "median": times.median,
-            "least": times.least,
-            "calls": times.calls,
-        }
+        report["call_seconds"] = asdict(times)
     if given["outputs"]:
         write_arrays(given["outputs"], results)
     return report
@@ -84,14 +83,15 @@ def _load(text: str, files: tuple[str, ...]) -> _Model:
     if python:
         found, args, kwargs = load_model(*python)
         if arrays:
-            args, kwargs = as_tensors(arrays), {}
-        check_inputs(found, args, kwargs, python[0])
-        return _Model(found, args, kwargs, True)
+            args, kwargs = tuple(arrays) if states_shapes(found) else as_tensors(arrays), {}
+        if not states_shapes(found):
+            check_inputs(found, args, kwargs, python[0])
+        return _Model(found, args, kwargs)
     if not Path(text).is_file():
         if Path(text).suffix:
             raise click.UsageError(f"no file '{text}'")
         raise click.UsageError(unknown_name("example", text, EXAMPLES))
-    return _Model(Path(text), tuple(arrays), {}, False)
+    return _Model(Path(text), tuple(arrays), {})
 
 
 def _verify(executable: Executable, model: _Model, given: dict[str, Any], say: Say) -> str | None:
@@ -103,7 +103,8 @@ def _verify(executable: Executable, model: _Model, given: dict[str, Any], say: S
         return None  # nothing to compare with
     else:
         reference = mlcflow.compile(model.source, target=given["target"], pipeline="reference")
-        actual, expected = executable(*model.args), reference(*model.args)
+        actual = executable(*model.args, **model.kwargs)
+        expected = reference(*model.args, **model.kwargs)
         compare(_leaves(actual, False), _leaves(expected, False))
         original = "pipeline 'reference'"
     say(f"verified: the results are those of {original}")

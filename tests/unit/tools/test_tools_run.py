@@ -27,6 +27,24 @@ def test_run_takes_keyword_inputs(call: Call) -> None:
     assert "result 0: float32[2]" in call("run", "model.py:named").stdout
 
 
+def test_run_takes_tensor_functions(call: Call) -> None:
+    Path("double.py").write_text(
+        "import mlcflow\n"
+        "from mlcflow import language as T\n"
+        "@mlcflow.tensor_function\n"
+        'def model(A: T.Tensor((4,), "float32")):\n'
+        '    B = T.empty((4,), "float32")\n'
+        "    for i in T.spatial(4):\n"
+        "        B[i] = A[i] * 2.0\n"
+        "    return B\n"
+    )
+    made_up = call("run", "double.py")
+    assert made_up.exit_code == 0, made_up.output
+    assert "verified: the results are those of pipeline 'reference'" in made_up.stdout
+    assert call("run", "double.py", "--input=four.npy", "--output=y.npy").exit_code == 0
+    np.testing.assert_array_equal(np.load("y.npy"), [0, 2, 4, 6])
+
+
 def test_run_reads_and_writes_arrays(call: Call) -> None:
     np.save("x.npy", np.ones((5, 3), np.float32))
     result = call("run", "model.py", "--input=x.npy", "--output=y.npy", "--output=sum.npy")
