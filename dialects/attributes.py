@@ -17,6 +17,7 @@ attribute                  on                    meaning
 ``mlcflow.assertions``     module                messages of the assertions, in that order
 ``mlcflow.interface``      module                the above for ``@main``, kept beyond LLVM types
 ``mlcflow.kernel``         function              cut out of the graph as one kernel
+``mlcflow.goes_on``        cf.assert             the code behind it is safe whether it holds or not
 ``mlcflow.rule``           function              the schedule rule that applied to the kernel
 =========================  ====================  ===============================================
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 from mlcflow.mlir import arith, cf, func, ir, walk
 from mlcflow.runtime.machine_code import ASSERTION_FAILED
 
+_GOES_ON = "mlcflow.goes_on"
+
 
 def drop_needless_assertions(module: ir.Module) -> None:
     """Erase the assertion that torch-mlir puts into ``1 / x``.
@@ -18,13 +20,23 @@ def drop_needless_assertions(module: ir.Module) -> None:
             op.operation.erase()
 
 
+def check(condition: ir.Value, message: str) -> None:
+    """Assert at the insertion point what the code behind does not rely on for its safety.
+
+    The function goes on when it fails, so that those behind it find its result in memory.
+    """
+    assertion = cf.AssertOp(condition, message)
+    assertion.operation.attributes[_GOES_ON] = ir.UnitAttr.get()
+
+
 def report_assertions(module: ir.Module) -> None:
     """Turn the remaining assertions into a call that reports the number of the failed one.
 
     Upstream lowers an assertion to ``abort``, which takes the user's process along. Here the
-    function returns at once instead, since what the assertion guards (an index, mostly) would
-    read memory that is not there. What it allocated until then is lost, and its results hold
-    anything: the runtime does not look at them. Runs when loops have become branches.
+    function goes on after an assertion of :func:`check`, and returns at once after any other,
+    since what it guards would read memory that is not there. What it allocated until then is
+    lost, and its results hold anything: the runtime does not look at them. Runs when loops
+    have become branches.
     """
     assertions = [op for op in walk(module.operation) if isinstance(op, cf.AssertOp)]
     if not assertions:
@@ -57,9 +69,9 @@ def _branch(assertion: cf.AssertOp, number: int) -> None:
         i64 = ir.IntegerType.get_signless(64)
         func.CallOp([], ASSERTION_FAILED, [arith.constant(i64, number)])
         owner = block.owner
-        if isinstance(owner, func.FuncOp):
+        if isinstance(owner, func.FuncOp) and _GOES_ON not in assertion.operation.attributes:
             func.ReturnOp([_anything(kind) for kind in owner.type.results])
-        else:  # a parallel region cannot be left half way
+        else:  # nor can a parallel region be left half way
             cf.br([], behind)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from mlcflow.graph.assertions import check
 from mlcflow.graph.gathers import FIXED, origin
-from mlcflow.mlir import arith, cf, ir, walk
+from mlcflow.mlir import arith, ir, walk
 
 _DIVISIONS = (
     arith.DivSIOp, arith.DivUIOp, arith.RemSIOp, arith.RemUIOp,
@@ -24,7 +25,7 @@ def guard_divisions(module: ir.Module) -> None:
             with ir.InsertionPoint(op), op.location:
                 zero, one = arith.constant(op.rhs.type, 0), arith.constant(op.rhs.type, 1)
                 valid = arith.cmpi(arith.CmpIPredicate.ne, op.rhs, zero)
-                cf.assert_(valid, "an integer is divided by zero")
+                check(valid, "an integer is divided by zero")
                 divisor = arith.select(valid, op.rhs, one)
                 if isinstance(op, arith.DivUIOp | arith.RemUIOp | arith.CeilDivUIOp):
                     op.operation.operands[1] = divisor

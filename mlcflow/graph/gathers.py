@@ -6,6 +6,7 @@ torch-mlir checks the indices of some operations (embedding, gather) and not of 
 
 from __future__ import annotations
 
+from mlcflow.graph.assertions import check
 from mlcflow.mlir import arith, cf, ir, linalg, tensor, walk
 
 _TORCH_MLIR_CHECKS = ("index must be smaller than dim size", "index must be larger or equal to 0")
@@ -40,7 +41,7 @@ def _guard_extract(op: tensor.ExtractOp, known: dict[ir.Value, int]) -> None:
             size = _size(op.tensor, number)
             inside = arith.cmpi(arith.CmpIPredicate.ult, index, size)
             if source == INTEGER:
-                cf.assert_(inside, _message(op.tensor, number))
+                check(inside, _message(op.tensor, number))
                 checked = True
             valid = arith.select(inside, index, arith.constant(ir.IndexType.get(), 0))
         op.operation.operands[1 + number] = valid
@@ -147,7 +148,7 @@ def _checked(
         )
         size = arith.select(here, sizes[column], size)
     inside = arith.cmpi(arith.CmpIPredicate.ult, value, size)
-    cf.assert_(inside, _message(target, mapped[0]) if len(sizes) == 1 else _MANY)
+    check(inside, _message(target, mapped[0]) if len(sizes) == 1 else _MANY)
     return arith.select(inside, value, arith.constant(value.type, 0))
 
 
