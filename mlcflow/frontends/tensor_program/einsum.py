@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from mlcflow import language
 from mlcflow.errors import ImportModelError
-from mlcflow.frontends.tensor_program import language
 from mlcflow.frontends.tensor_program.expressions import evaluate
 from mlcflow.frontends.tensor_program.function import TensorFunction
 from mlcflow.frontends.tensor_program.intrinsics import WEAK, kind

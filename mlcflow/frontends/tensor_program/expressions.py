@@ -8,8 +8,8 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from mlcflow import language
 from mlcflow.errors import MlcflowError
-from mlcflow.frontends.tensor_program import language
 from mlcflow.frontends.tensor_program.access import check_bounds
 from mlcflow.frontends.tensor_program.arithmetic import COMPARE, choose, combine, fold
 from mlcflow.frontends.tensor_program.scope import (

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlcflow.runtime.executable import Executable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TensorFunction:
     """A Python function over tensors, as loop nests.
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mlcflow import language
 from mlcflow.errors import ImportModelError
-from mlcflow.frontends.tensor_program import language
 from mlcflow.frontends.tensor_program.check import check_program
 from mlcflow.frontends.tensor_program.expressions import evaluate
 from mlcflow.frontends.tensor_program.scope import Scope, Value
@@ -25,10 +24,21 @@ def parse_function(
     Raises ``ImportModelError`` with every problem, its file and line.
     """
     source = source_of(function)
-    closure = inspect.getclosurevars(function)
     module = getattr(function, "__globals__", {})
-    environment = {**module, **locals_, **closure.nonlocals}
+    environment = {**module, **locals_, **_closure(function)}
     return parse(source, environment, _evaluated(function)), source
+
+
+def _closure(function: Callable[..., Any]) -> dict[str, Any]:
+    """The names of enclosing functions that the body uses and that have a value."""
+    found = {}
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # bound after the definition
+            continue
+    return found
 
 
 def parse_source(text: str, file: str) -> tuple[Program, Source]:

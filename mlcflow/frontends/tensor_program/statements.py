@@ -6,8 +6,8 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
+from mlcflow import language
 from mlcflow.errors import MlcflowError, unknown_name
-from mlcflow.frontends.tensor_program import language
 from mlcflow.frontends.tensor_program.expressions import combine, evaluate
 from mlcflow.frontends.tensor_program.scope import INVALID, Scope, TensorName, Value
 from mlcflow.frontends.tensor_program.store import store

@@ -171,7 +171,7 @@ class Statement:
         return names
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """A function: ``arguments`` by name in order, ``buffers`` that it makes, its statements in
     order, and the buffers that it returns. ``file`` is where its source lies."""
