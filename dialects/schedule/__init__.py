@@ -11,11 +11,12 @@ from mlcflow.dialects.schedule import (
     cache_write,
     fuse_loops,
     interchange_loops,
+    name_blocks,
     perfect_nest,
 )
 from mlcflow.dialects.schedule.dialect import ScheduleDialect
 
-OPERATIONS = (cache_read, cache_write, fuse_loops, interchange_loops, perfect_nest)
+OPERATIONS = (cache_read, cache_write, fuse_loops, interchange_loops, name_blocks, perfect_nest)
 
 
 def load() -> None:

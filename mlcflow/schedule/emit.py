@@ -9,6 +9,11 @@ from mlcflow.schedule.interpret import Handle
 from mlcflow.schedule.labels import BLOCK, KIND, LOOP, LOOPS, Loop
 
 
+def name_blocks(root: Handle) -> None:
+    """Name the blocks that have no name yet."""
+    ir.Operation.create("schedule.name_blocks", operands=[root])
+
+
 def match_block(root: Handle, block: str) -> Handle:
     """The block of that name."""
     return _match(root, {BLOCK: ir.StringAttr.get(block)})

@@ -41,15 +41,15 @@ class Loop:
 
 
 def label(kernel: Kernel) -> None:
-    """Name the blocks of a kernel and their loops.
+    """Name the blocks of a kernel and their loops, if none has a name yet.
 
     ``root`` is the block that gives the kernel its kind, ``final`` the last one, ``fill0``...
     are the fills and ``block0``... the others.
     """
+    if any(_text(op, BLOCK) for op in kernel.blocks):
+        return
     counts: dict[str, int] = {}
     for op in kernel.blocks:
-        if _text(op, BLOCK):
-            continue
         if op == kernel.root:
             name = "root"
         elif op == kernel.final:
@@ -61,8 +61,8 @@ def label(kernel: Kernel) -> None:
         set_names(op, name, list(LETTERS[: indexing_maps(op)[0].n_dims]))
 
 
-def label_new(function: func.FuncOp, count: int) -> int:
-    """Name the blocks that a primitive made ``new0``...; gives the number of names made so far.
+def label_new(function: func.FuncOp) -> None:
+    """Name the blocks that a primitive made: ``new0``...
 
     A copy of a block (the remainder of a peeled loop) is the second of its name and gets
     ``_tail`` added.
@@ -73,14 +73,14 @@ def label_new(function: func.FuncOp, count: int) -> int:
             continue
         name = _text(op, BLOCK)
         if not name:
-            name, count = f"new{count}", count + 1
+            taken = set(blocks(function))
+            name = next(f"new{n}" for n in range(len(taken) + 1) if f"new{n}" not in taken)
         while name in seen:
             name += "_tail"
         seen.add(name)
         loops = loop_names(op)
         depth = indexing_maps(op)[0].n_dims
         set_names(op, name, loops if len(loops) == depth else list(LETTERS[:depth]))
-    return count
 
 
 def set_names(op: ir.OpView, block: str, loops: list[str]) -> None:

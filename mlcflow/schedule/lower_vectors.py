@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from mlcflow.graph.outline import kernels
-from mlcflow.mlir import ir, transform, vector_transform
+from mlcflow.mlir import func, ir, transform, vector_transform
 from mlcflow.schedule.interpret import Handle, apply
 
 
@@ -13,8 +12,9 @@ def lower_vectors(module: ir.Module) -> None:
     Nothing may be canonicalized between here and the LLVM dialect: upstream folds the chains
     of row insertions into ``vector.from_elements`` of hundreds of scalars.
     """
-    for function in kernels(module):
-        apply(function, _build)
+    for function in module.body.operations:
+        if isinstance(function, func.FuncOp) and not function.is_external:
+            apply(function, _build)
 
 
 def _build(function: Handle) -> None:

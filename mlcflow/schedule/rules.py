@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from mlcflow.graph.kernel import Kernel, find_kernels
 from mlcflow.mlir import ir
+from mlcflow.schedule import labels
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
 
@@ -28,6 +29,7 @@ def apply_rules(rules: Mapping[str, Rule], target: Target) -> Callable[[ir.Modul
             if "mlcflow.rule" not in kernel.function.attributes:
                 rule = _first(rules, kernel, target)
                 kernel.function.attributes["mlcflow.rule"] = ir.StringAttr.get(rule)
+                labels.clear(kernel.function)
 
     return schedule_kernels
 

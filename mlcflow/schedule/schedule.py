@@ -9,8 +9,9 @@ from mlcflow.errors import ScheduleError, unknown_name
 from mlcflow.graph.kernel import Kernel, find_kernels, read_kernel
 from mlcflow.graph.outline import kernels
 from mlcflow.mlir import func, ir
-from mlcflow.schedule import fusion, labels, loops, memory, vectors
-from mlcflow.schedule.interpret import apply
+from mlcflow.schedule import fusion, labels, loops, memory, sampling, vectors
+from mlcflow.schedule.emit import name_blocks
+from mlcflow.schedule.interpret import Handle, apply
 from mlcflow.schedule.labels import BIND, PARALLEL, Loop
 from mlcflow.schedule.trace import Build, Step, Trace, plain
 
@@ -37,6 +38,7 @@ class Schedule:
             "tile_and_fuse", "compute_at", "flatten", "rfactor", "decompose_reduction",
             "cache_read", "cache_write", "pack", "pad", "drop_unit_loops",
             "vectorize", "tensorize", "hoist",
+            "sample_perfect_tile", "sample_categorical",
         }
     )  # fmt: skip
 
@@ -45,9 +47,7 @@ class Schedule:
         self.function: func.FuncOp = self.kernel.function
         self.trace = Trace()
         self.gone: dict[str, Loop] = {}
-        self._made = 0
-        with self.function.context:
-            labels.label(self.kernel)
+        apply(self.function, name_blocks)
         self.final = "root" if self.kernel.final == self.kernel.root else "final"
 
     # Looking at the kernel.
@@ -216,6 +216,33 @@ class Schedule:
         """Move what a loop does not change out of it; accumulators stay in registers."""
         vectors.hoist(self)
 
+    # Choices.
+
+    def sample_perfect_tile(
+        self,
+        loop: Loop | str,
+        n: int,
+        *,
+        innermost: int = 64,
+        decision: Sequence[int] | None = None,
+    ) -> list[int]:
+        """Decide how to split ``loop`` into ``n`` factors, the last up to ``innermost``.
+
+        ``decision`` fixes the choice; otherwise a search space decides, or the first of a
+        fixed random sequence.
+        """
+        found = self.loop(loop)
+        options = sampling.perfect_tiles(found, n, innermost)
+        arguments = {"loop": found, "n": n, "innermost": innermost, "decision": decision}
+        return list(sampling.sample(self, "sample_perfect_tile", arguments, options))
+
+    def sample_categorical(self, options: Sequence[Any], *, decision: Any = None) -> Any:
+        """Decide between ``options``: numbers, strings or lists of them."""
+        if not options:
+            raise ScheduleError("sample_categorical: no options")
+        arguments = {"options": list(options), "decision": decision}
+        return sampling.sample(self, "sample_categorical", arguments, list(options))
+
     # What the primitives are made of.
 
     def record(self, primitive: str, arguments: dict[str, Any], decision: Any = None) -> Step:
@@ -228,15 +255,18 @@ class Schedule:
     def emit(self, build: Build) -> None:
         """Apply transform operations, as a part of the last step."""
         step = self.trace.steps[-1]
+
+        def named(root: Handle) -> None:
+            build(root)
+            name_blocks(root)
+
         try:
-            apply(self.function, build)
+            apply(self.function, named)
         except ScheduleError as error:
             if not step.builds:
                 self.trace.steps.pop()
             raise ScheduleError(f"kernel '{self.kernel.name}': {step}: {error}") from error
-        step.builds.append(build)
-        with self.function.context:
-            self._made = labels.label_new(self.function, self._made)
+        step.builds.append(named)
 
     def apply(self, primitive: str, arguments: dict[str, Any], build: Build) -> None:
         """Note a step and apply it."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlcflow import mlir
 from mlcflow.errors import ScheduleError
 from mlcflow.mlir import ir
+from mlcflow.schedule.emit import name_blocks
 from mlcflow.schedule.interpret import Handle, sequence
 from mlcflow.schedule.labels import Loop
 
@@ -61,6 +62,7 @@ class Trace(Sequence[Step]):
             return mlir.asm(sequence(self._build))
 
     def _build(self, root: Handle) -> None:
+        name_blocks(root)
         for step in self.steps:
             for build in step.builds:
                 build(root)

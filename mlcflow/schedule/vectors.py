@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from mlcflow.errors import ScheduleError, unknown_name
 from mlcflow.graph.kernel import loop_extents
 from mlcflow.graph.linalg_ops import captured, is_fill, loop_kinds, payload
-from mlcflow.mlir import ir, linalg, structured, tensor_transform, transform
-from mlcflow.schedule.emit import match_block
+from mlcflow.mlir import ir, linalg, loop_transform, structured, tensor_transform, transform
+from mlcflow.schedule.emit import match_block, match_loops, simplify
 from mlcflow.schedule.interpret import Handle
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ def hoist(schedule: Schedule) -> None:
     """See :meth:`Schedule.hoist`."""
 
     def build(root: Handle) -> None:
-        handle = root
-        for name in ("loop-invariant-code-motion", "loop-invariant-subset-hoisting"):
-            handle = transform.ApplyRegisteredPassOp(transform.AnyOpType.get(), handle, name).result
+        transform.ApplyLoopInvariantCodeMotionOp(match_loops(root))
+        loop_transform.HoistLoopInvariantSubsetsOp(match_loops(root))
+        simplify(root)
 
     schedule.apply("hoist", {}, build)
