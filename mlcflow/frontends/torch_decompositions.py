@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 aten = torch.ops.aten
 
@@ -89,6 +90,21 @@ def constant_pad_nd(x: Tensor, pad: Sequence[int], value: float = 0) -> Any:
     return aten.constant_pad_nd(x, [max(p, 0) for p in pad], value)
 
 
+def view(x: Tensor, size: Sequence[int]) -> Any:
+    """Decompositions of attention order memory otherwise than its kernels do, on which a view
+    of the result rests; here memory has no order, so the view is of a copy.
+    """
+    if x.is_contiguous() or not all(isinstance(n, int) for n in (*x.shape, *size)):
+        return NotImplemented
+    with _disable_current_modes():
+        try:
+            torch.empty_strided(x.shape, x.stride(), device="meta").view(size)
+            return NotImplemented
+        except (RuntimeError, ValueError):
+            pass
+    return aten.view(x.contiguous(), size)
+
+
 def index(x: Tensor, indices: Sequence[Tensor | None]) -> Any:
     """torch-mlir knows int64 indices only."""
     if not any(i is not None and i.dtype in _NARROW for i in indices):
@@ -134,6 +150,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.cumsum.default: reduce(aten.cumsum),
     aten.pow.Tensor_Scalar: pow_integer,
     aten.constant_pad_nd.default: constant_pad_nd,
+    aten.view.default: view,
     aten.index.Tensor: index,
     aten.index_put.default: index_put,
 }
