@@ -35,5 +35,6 @@ def duration(seconds: float) -> str:
     """Seconds in the unit that keeps the number readable: ``4.21 µs``."""
     for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if seconds * scale >= 1:
-            return f"{seconds * scale:.3g} {unit}" if seconds < 1 else f"{seconds:.1f} s"
+            digits = f"{seconds * scale:#.3g}".rstrip(".")
+            return f"{digits} {unit}" if seconds < 1 else f"{seconds:.1f} s"
     return f"{seconds * 1e9:.0f} ns"
