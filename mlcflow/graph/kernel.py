@@ -85,7 +85,10 @@ def _kind(op: ir.OpView) -> str:
 
 
 def loop_extents(op: ir.OpView) -> tuple[int, ...]:
-    """The extent of each loop of a linalg operation, -1 where open: the size of a dimension that the loop alone runs over."""
+    """The extent of each loop of a linalg operation, -1 where open.
+
+    It is the size of a dimension that the loop alone runs over.
+    """
     maps = indexing_maps(op)
     extents = [-1] * (maps[0].n_dims if maps else 0)
     for operand, affine_map in zip(op.operation.operands, maps, strict=True):

@@ -103,7 +103,7 @@ def _single_producers(op: ir.OpView, group_of: dict) -> list[ir.OpView]:
     found = []
     for value in dict.fromkeys(op.operation.operands):
         producer = owner(value)
-        if producer in group_of and value not in outputs(op):
+        if producer is not None and producer in group_of and value not in outputs(op):
             users = {use.owner for result in producer.results for use in result.uses}
             if users == {op}:
                 found.append(producer)

@@ -54,6 +54,7 @@ mlcflow run digits
 @click.option("--quick", is_flag=True, help="Examples: train for a moment only.")
 @json_option
 def command(model: str, as_json: bool, **given: Any) -> None:
+    """Run an example or the model of a file; the text of ``--help`` is above."""
     # print, not click.echo: a line must go through the stream that knows of the spinner.
     say: Say = (lambda text: None) if as_json else partial(print, flush=True)
     if model in EXAMPLES:
