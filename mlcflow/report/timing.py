@@ -34,7 +34,7 @@ def time_calls(function: Callable[[], object], calls: int) -> Times:
 def duration(seconds: float) -> str:
     """Seconds in the unit that keeps the number readable: ``4.21 µs``."""
     for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * scale >= 1:
+        if seconds * scale >= 0.9995:  # three digits, so 999.6 µs is 1.00 ms
             digits = f"{seconds * scale:#.3g}".rstrip(".")
             return f"{digits} {unit}" if seconds < 1 else f"{seconds:.1f} s"
     return f"{seconds * 1e9:.0f} ns"
