@@ -308,6 +308,21 @@ def test_accumulating_into_a_part(pipeline: str) -> None:
     check(columns, pipeline, *arrays(columns))
 
 
+def test_two_accumulations_into_one_element(pipeline: str) -> None:
+    @mlcflow.tensor_function
+    def sums(A: T.Tensor((4, 6), "float32"), B: T.Tensor((6,), "float32")):
+        S = T.empty((4,), "float32")
+        for i in T.spatial(4):
+            S[i] = 0.0
+            for k in T.reduce(6):
+                square = A[i, k] ** 2
+                S[i] += square
+                S[i] -= square * B[k]
+        return S
+
+    check(sums, pipeline, *arrays(sums))
+
+
 def test_merged_dimensions(pipeline: str) -> None:
     @mlcflow.tensor_function
     def flatten(A: T.Tensor((2, 3, 4), "float32")):
@@ -494,3 +509,36 @@ def test_any_matmul_with_epilogue(
     c = (a.T if transposed[0] else a) @ (b.T if transposed[1] else b) + initial
     result = mlcflow.compile(product, pipeline=pipeline)(a, b)
     np.testing.assert_allclose(result, np.where(c > 0, np.tanh(c), c), rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    stride=st.integers(1, 4),
+    dilation=st.integers(1, 3),
+    taps=st.integers(1, 4),
+    channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    surplus=st.integers(0, 20),
+)
+def test_any_convolution(
+    pipeline: str,
+    stride: int,
+    dilation: int,
+    taps: int,
+    channels: tuple[int, int],
+    surplus: int,
+) -> None:
+    length = (taps - 1) * dilation + 1 + surplus
+    out, inner = channels
+    function = mlcflow.einsum_function(
+        f"Y[o, h] += W[o, c, r] * X[c, {stride} * h + r * {dilation}]",
+        X=((inner, length), "float64"),
+        W=((out, inner, taps), "float64"),
+    )
+    x, w = arrays(function)
+    reach = surplus // stride + 1
+    windows = np.stack(
+        [x[:, r * dilation :][:, : surplus + 1 : stride] for r in range(taps)], axis=-1
+    )
+    assert function.program.buffers["Y"].shape == (out, reach)
+    result = mlcflow.compile(function, pipeline=pipeline)(x, w)
+    np.testing.assert_allclose(result, np.einsum("ocr,chr->oh", w, windows), rtol=1e-10)

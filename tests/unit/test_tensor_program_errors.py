@@ -157,6 +157,30 @@ ENDINGS = {
     "returns an argument": ("return A", 1, "expected buffers made with empty, found A"),
     "no return": ("pass", -1, "expected 'return'"),
     "unknown size": ('Q = T.empty(("m",), "float32")', 1, "unknown size 'm'"),
+    "read before a loop that writes": (
+        """
+        for i in T.spatial(8):
+            S[i] = 0.0
+            old = S[i]
+            for k in T.reduce(4):
+                S[i] = old + A[i, k]
+        return S
+        """,
+        5,
+        "'old' was read from 'S', which has been written since",
+    ),
+    "two accumulations that do not commute": (
+        """
+        for i, k in T.grid(8, T.reduce(4)):
+            with T.init():
+                S[i] = 1.0
+            S[i] += A[i, k]
+            S[i] *= A[i, k]
+        return S
+        """,
+        5,
+        "'S' carries a value from one iteration",
+    ),
     "entangled loops": (
         """
         for i in T.spatial(7):

@@ -82,8 +82,10 @@ def _entangled(first: Statement, second: Statement) -> str:
     if not shared:
         return ""
     writes_first, writes_second = (first.target, first.index), (second.target, second.index)
-    pairs = [(writes_first, access) for access in [*_reads(second), writes_second]]
+    pairs = [(writes_first, access) for access in _reads(second)]
     pairs += [(access, writes_second) for access in _reads(first)]
+    if not first.combine or first.combine != second.combine:  # else their order does not matter
+        pairs.append((writes_first, writes_second))
     for (tensor, a), (other, b) in pairs:
         if tensor == other and not _in_order(shared, a, b):
             return tensor

@@ -79,7 +79,10 @@ def _imported(node: ast.Import | ast.ImportFrom, file: str) -> dict[str, Any]:
 
 def _evaluated(function: Callable[..., Any]) -> dict[str, Any]:
     """The annotations that Python has evaluated already (they may use any expression)."""
-    annotations = getattr(function, "__annotations__", {})
+    try:
+        annotations = getattr(function, "__annotations__", {})
+    except Exception:  # evaluated only now, from Python 3.14 on; the source says what is wrong
+        return {}
     return {name: value for name, value in annotations.items() if not isinstance(value, str)}
 
 

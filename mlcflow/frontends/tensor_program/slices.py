@@ -47,10 +47,14 @@ def _part(
     if len(index.terms) == 1 and index.terms[0][1] > 0:
         name, stride = index.terms[0]
         return index.constant, extents[name], stride, Affine(((name, 1),))
-    low, _ = bounds(index, extents)
-    if all(coefficient > 0 for _, coefficient in index.terms) and low > 0:
-        return low, size - low, 1, Affine(index.terms)
-    return 0, size, 1, index
+    low, high = bounds(index, extents)
+    start = low if all(coefficient > 0 for _, coefficient in index.terms) else 0
+    stop = size
+    if any(extents[name] == 1 for name, _ in index.terms):
+        # Upstream removes loops of one iteration; where one loop is left, its extent must be the
+        # size, not just less.
+        stop = high + 1
+    return start, stop - start, 1, index + Affine((), -start)
 
 
 def extract(value: ir.Value, part: Window, sizes: dict[str, ir.Value]) -> ir.Value:

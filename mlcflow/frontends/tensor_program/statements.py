@@ -158,6 +158,8 @@ def _for(scope: Scope, node: ast.For) -> None:
             scope.report(name, f"'{name.id}' is bound already: expected a new loop variable")
         scope.loop_count += 1
         loops.append(Loop(name.id, extent, kind, scope.loop_count))
+    for tensor in _written(scope, node):
+        scope.forget(tensor)  # a later iteration would not find what was read before the loop
     count = len(scope.problems)
     with scope.within(loops):
         read_body(scope, node.body)
@@ -166,6 +168,17 @@ def _for(scope: Scope, node: ast.For) -> None:
         scope.problems[count:] = [
             p for p in scope.problems[count:] if p.message.startswith("unknown name")
         ]
+
+
+def _written(scope: Scope, loop: ast.For) -> set[str]:
+    """The buffers that the body of a loop writes."""
+    found = set()
+    for node in ast.walk(loop):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+            owner = scope.names.get(node.value.id) if isinstance(node.value, ast.Name) else None
+            if isinstance(owner, TensorName):
+                found.add(owner.name)
+    return found
 
 
 def _axes(scope: Scope, node: ast.expr) -> list[tuple[int | Symbol, str]] | None:
