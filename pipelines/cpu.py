@@ -41,7 +41,7 @@ def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
             ),
             Stage("kernels", *cut()),
             Stage("schedule", apply_rules(rules, target), Pass("canonicalize"), Pass("cse")),
-            Stage("bufferize", *bufferize(plan_memory)),
+            Stage("bufferize", *bufferize(Pass("buffer-loop-hoisting", on="func.func"), plan_memory)),
             Stage("vectors", lower_vectors),
             Stage("loops", *loops()),
             Stage("llvm", *to_llvm(target, fast_math=fast_math)),

@@ -10,6 +10,7 @@ from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
 
 LANE_BITS = {"f32": 32, "f64": 64}
+REUSES = 8  # a panel of B is copied if at least so many tiles of rows read it
 REDUCTION_TILE = 4  # measured: 8 spills, 2 reloads the rows of A too often
 
 
@@ -39,8 +40,15 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     schedule.tile_and_fuse(
         schedule.final, [1] * len(outer) + [mi, ni], order=[*outer, len(outer) + 1, len(outer)]
     )
-    reduction = schedule.loops("root")[-1]
-    schedule.split(reduction, [None, ki])
+    panel = None
+    if m // mi >= REUSES and n > ni:
+        # Rows of B lie a whole row of the matrix apart: copied next to each other, a panel
+        # takes few pages and cache sets. The copy does not move with the rows of A.
+        panel = schedule.cache_read("root", 1)
+        schedule.hoist()
+    schedule.split(schedule.loops("root")[-1], [None, ki])
+    if panel:
+        schedule.split(schedule.loops(panel)[-2], [None, ki])
     if batch:
         schedule.drop_unit_loops()
     schedule.vectorize()
