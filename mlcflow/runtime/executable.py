@@ -76,17 +76,19 @@ class Executable:
             self._empty, self._cpu = torch.empty_strided, torch.device("cpu")
 
     def prepare(self) -> None:
-        """Compute again what depends on the parameters alone; call it when they changed."""
+        """Compute again what depends on the parameters alone; call it when they changed.
+
+        A call in another thread sees either the values before or those after.
+        """
         prepared = [port for port in self._prepare_layout.ports if port.role == "prepared"]
         arrays = {
             port.name: aligned(port.nbytes).view(port.numpy).reshape(port.shape)
             for port in prepared
         }
-        self._held = {**self.parameters, **arrays}
-        self._frames = []
+        held = {**self.parameters, **arrays}
         if prepared:
-            frame = Frame(self._prepare_layout, self._held)
-            self._run(self._code.entry("prepare"), frame)
+            self._run(self._code.entry("prepare"), Frame(self._prepare_layout, held))
+        self._held, self._frames = held, []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. Raises ``ExecutionError`` for arguments that do not fit.
