@@ -10,6 +10,7 @@ from mlcflow.frontends.tensor_program.scope import INVALID, Scope, TensorName, V
 from mlcflow.frontends.tensor_program.tree import (
     Affine,
     Apply,
+    Constant,
     Expression,
     Load,
     Size,
@@ -108,7 +109,9 @@ def _accumulation(
 
     left, right = value.operands
     if value.operation == "sub" and is_element(left) and is_free(right):
-        return "add", Apply("neg", (right,), value.dtype)
+        # Not a negation: upstream folds its sum into a subtraction, which is no reduction.
+        zero = Constant(0, value.dtype)
+        return "add", Apply("sub", (zero, right), value.dtype)
     if value.operation in COMBINERS:
         if is_element(left) and is_free(right):
             return value.operation, right
