@@ -1,4 +1,7 @@
-"""The pipelines, by name: functions of a target that return a ``Pipeline``."""
+"""The pipelines, by name: functions of a target that return a ``Pipeline``.
+
+Other packages add theirs by entry points (``mlcflow.plugins``).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from mlcflow import plugins
 from mlcflow.errors import MlcflowError, unknown_name
 from mlcflow.pipeline import Pipeline
 from mlcflow.pipelines import cpu, reference
@@ -24,11 +28,29 @@ PIPELINES: dict[str, Callable[..., Pipeline]] = {
 }
 
 
-def options(name: str) -> dict[str, inspect.Parameter]:
-    """The keyword options of a pipeline, by name. Raises ``MlcflowError`` for no such name."""
+def names() -> list[str]:
+    """Every pipeline: ours, then those of plug-ins."""
+    return list(dict.fromkeys([*PIPELINES, *plugins.names("pipelines")]))
+
+
+def function(name: str) -> Callable[..., Pipeline]:
+    """The function that builds a pipeline. Raises ``MlcflowError`` for no such name.
+
+    Raises ``PluginError`` when the name is not clear, or what it stands for does not load.
+    """
+    if name in plugins.names("pipelines"):
+        return plugins.find("pipelines", name, PIPELINES).load()
     if name not in PIPELINES:
-        raise MlcflowError(unknown_name("pipeline", name, PIPELINES))
-    parameters = inspect.signature(PIPELINES[name], eval_str=True).parameters.values()
+        raise MlcflowError(unknown_name("pipeline", name, names()))
+    return PIPELINES[name]
+
+
+def options(name: str) -> dict[str, inspect.Parameter]:
+    """The keyword options of a pipeline, by name. Raises like :func:`function`."""
+    try:
+        parameters = inspect.signature(function(name), eval_str=True).parameters.values()
+    except NameError as error:  # a type that is imported under TYPE_CHECKING only
+        raise MlcflowError(f"pipeline '{name}': a type in its signature: {error}") from error
     return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
@@ -45,4 +67,8 @@ def build(name: str, target: Target, **given: Any) -> Pipeline:
             )
     words = [] if target.native else [f"--target={target}"]
     words += [f"--option={key}={value}" for key, value in given.items()]
-    return replace(PIPELINES[name](target, **given), arguments=tuple(words))
+    found = function(name)(target, **given)
+    if not isinstance(found, Pipeline):
+        raise MlcflowError(f"pipeline '{name}': expected a Pipeline, got {type(found).__name__}")
+    # The name is what a reproducer passes as --pipeline.
+    return replace(found, name=name, arguments=tuple(words))

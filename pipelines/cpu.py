@@ -11,7 +11,7 @@ from mlcflow.mlir import ir, structured
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Pipeline, Stage, Step
 from mlcflow.pipelines.reference import bufferize, loops, simplify, to_llvm
-from mlcflow.pipelines.schedules import CPU
+from mlcflow.pipelines.schedules import cpu_rules
 from mlcflow.schedule.interpret import Handle, apply
 from mlcflow.schedule.lower_vectors import lower_vectors
 from mlcflow.schedule.rules import apply_rules
@@ -25,7 +25,7 @@ def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
     model's; the order never depends on the machine's load or the number of threads.
     """
     # Only this rule changes the order of a sum.
-    rules = {name: rule for name, rule in CPU.items() if fast_math or name != "reduction"}
+    rules = {name: rule for name, rule in cpu_rules().items() if fast_math or name != "reduction"}
     return Pipeline(
         "cpu",
         (
@@ -41,7 +41,9 @@ def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
             ),
             Stage("kernels", *cut()),
             Stage("schedule", apply_rules(rules, target), Pass("canonicalize"), Pass("cse")),
-            Stage("bufferize", *bufferize(Pass("buffer-loop-hoisting", on="func.func"), plan_memory)),
+            Stage(
+                "bufferize", *bufferize(Pass("buffer-loop-hoisting", on="func.func"), plan_memory)
+            ),
             Stage("vectors", lower_vectors),
             Stage("loops", *loops()),
             Stage("llvm", *to_llvm(target, fast_math=fast_math)),

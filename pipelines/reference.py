@@ -13,12 +13,14 @@ from mlcflow.graph.gathers import guard_gathers
 from mlcflow.graph.interface import normalize_interface, record_interface
 from mlcflow.graph.results import (
     copy_without_runtime,
+    free_buffers,
     require_memory,
     results_to_arguments,
 )
 from mlcflow.llvm_target import restrict_to
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Pipeline, Stage, Step
+from mlcflow.schedule.lower_vectors import lower_vectors
 from mlcflow.target import Target
 
 
@@ -47,6 +49,7 @@ def simplify() -> tuple[Step, ...]:
         Pass("inline"),
         normalize_interface,
         drop_needless_assertions,
+        Pass("convert-elementwise-to-linalg", on="func.func"),
         # Padding and concatenation have no bufferization of their own worth having.
         Pass("refback-generalize-tensor-pad", on="func.func"),
         Pass("refback-generalize-tensor-concat", on="func.func"),
@@ -78,7 +81,7 @@ def bufferize(*plan: Step) -> tuple[Step, ...]:
         Pass("drop-equivalent-buffer-results"),
         results_to_arguments,
         *plan,
-        Pass("buffer-deallocation-pipeline"),
+        free_buffers,
         Pass("convert-bufferization-to-memref"),
         record_interface,
     )
@@ -87,6 +90,7 @@ def bufferize(*plan: Step) -> tuple[Step, ...]:
 def loops() -> tuple[Step, ...]:
     """Every linalg and tm_tensor operation as a nest of loops over scalars."""
     return (
+        lower_vectors,  # of a stage of another pipeline
         Pass("tm-tensor-to-loops", on="func.func"),
         copy_without_runtime,
         Pass("convert-linalg-to-loops", on="func.func"),

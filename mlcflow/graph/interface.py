@@ -6,6 +6,7 @@ from mlcflow.errors import MlcflowError
 from mlcflow.mlir import func, ir, tensor
 
 _ROLES = ("input", "parameter", "prepared", "output", "mutates", "arena", "status")
+INTERFACE = "mlcflow.interface"
 ENTRY_POINTS = ("main", "prepare")
 
 
@@ -22,9 +23,12 @@ def normalize_interface(module: ir.Module) -> None:
     """Make every argument and result of the entry points a tensor or memref with a name.
 
     Scalars become tensors of rank 0. Names that are missing are made up: ``arg0``, ``0``. The
-    memory of an argument belongs to the caller: bufferization must not compute in it.
-    Raises ``MlcflowError`` when there is no ``@main``.
+    memory of an argument belongs to the caller: bufferization must not compute in it. A module
+    of a late stage, which has recorded its interface, is left as it is. Raises
+    ``MlcflowError`` when there is no ``@main``.
     """
+    if INTERFACE in module.operation.attributes:
+        return
     functions = entry_points(module)
     if not any(function.name.value == "main" for function in functions):
         found = [str(op.name) for op in module.body.operations if isinstance(op, func.FuncOp)]
@@ -107,6 +111,8 @@ def record_interface(module: ir.Module) -> None:
     Runs on memrefs, as the last step before the LLVM dialect. Also asks for the C interface
     of the entry points, through which the runtime calls them.
     """
+    if not entry_points(module):
+        return  # in the LLVM dialect, and recorded
     interface = {}
     for function in entry_points(module):
         ports = [
@@ -119,7 +125,7 @@ def record_interface(module: ir.Module) -> None:
         ]
         interface[function.name.value] = ir.ArrayAttr.get(ports)
         function.attributes["llvm.emit_c_interface"] = ir.UnitAttr.get()
-    module.operation.attributes["mlcflow.interface"] = ir.DictAttr.get(interface)
+    module.operation.attributes[INTERFACE] = ir.DictAttr.get(interface)
 
 
 def _attributes(

@@ -8,6 +8,7 @@ from mlcflow.graph.interface import entry_points
 from mlcflow.mlir import arith, bufferization, ir, linalg, memref, walk
 from mlcflow.passes import Pass
 
+_FREE = Pass("buffer-deallocation-pipeline")
 _TO_ARGUMENTS = Pass(
     "buffer-results-to-out-params",
     modify_public_functions=True,
@@ -108,3 +109,9 @@ def _generic_copy(source: ir.Value, target: ir.Value, identity: ir.AffineMap) ->
     block = generic.regions[0].blocks.append(element, element)
     with ir.InsertionPoint(block):
         linalg.YieldOp([block.arguments[0]])
+
+
+def free_buffers(module: ir.Module) -> None:
+    """Give every allocation an end of life; nothing to do in a module that frees already."""
+    if not any(isinstance(op, memref.DeallocOp) for op in walk(module.operation)):
+        _FREE(module)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlcflow.mlir import func, ir, transform, vector_transform
+from mlcflow.mlir import func, ir, transform, vector_transform, walk
 from mlcflow.schedule.interpret import Handle, apply
 
 
@@ -13,8 +13,12 @@ def lower_vectors(module: ir.Module) -> None:
     of row insertions into ``vector.from_elements`` of hundreds of scalars.
     """
     for function in module.body.operations:
-        if isinstance(function, func.FuncOp) and not function.is_external:
+        if isinstance(function, func.FuncOp) and _has_vectors(function):
             apply(function, _build)
+
+
+def _has_vectors(function: func.FuncOp) -> bool:
+    return any(op.operation.name.startswith("vector.") for op in walk(function))
 
 
 def _build(function: Handle) -> None:
