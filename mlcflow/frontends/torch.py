@@ -24,6 +24,7 @@ from mlcflow.frontends.torch_export import export
 from mlcflow.frontends.torch_ops import NodeImporter, unsupported
 from mlcflow.mlir import ir
 from mlcflow.passes import Pass
+from mlcflow.runtime.dtypes import of_mlir
 
 TO_TORCH_BACKEND = (
     Pass("torch-match-quantized-custom-ops", on="func.func"),
@@ -165,9 +166,26 @@ def _annotate(module: ir.Module, program: torch.export.ExportedProgram, results:
                     target if mutates else str(number)
                 )
             }
-            outputs.append(attributes | _tensor_attributes(nodes.get(spec.arg.name)))
+            value = nodes.get(spec.arg.name)
+            _check_type(number, main.type.results[number], value)
+            outputs.append(attributes | _tensor_attributes(value))
         main.attributes["arg_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(a) for a in arguments])
         main.attributes["res_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(a) for a in outputs])
+
+
+def _check_type(number: int, kind: ir.Type, value: Any) -> None:
+    """Refuse a result that torch-mlir gives another element type than PyTorch."""
+    if isinstance(value, torch.Tensor):
+        element = str(ir.ShapedType(kind).element_type)
+        try:
+            found = of_mlir(element)
+        except KeyError as error:
+            raise ImportModelError(f"result {number}: no array has elements {element}") from error
+        expected = str(value.dtype).removeprefix("torch.")
+        if found != {"uint8": "int8"}.get(expected, expected):
+            raise ImportModelError(
+                f"result {number}: torch-mlir makes it {found}, and PyTorch {expected}"
+            )
 
 
 def _input_name(name: str, parameters: set[str]) -> str:
