@@ -53,10 +53,14 @@ class MachineCode:
         self, module: ir.Module, opt_level: int, on_assertion: Callable[[int], None]
     ) -> None:
         _check_symbols(module)
+        # What LLVM's translation says of an operation would go to stderr; our error names it.
+        handler = module.context.attach_diagnostic_handler(lambda diagnostic: True)
         try:
             self._engine = ExecutionEngine(module, opt_level=opt_level, enable_object_dump=False)
         except RuntimeError as error:
             raise ExecutionError(_not_compiled(module, error)) from error
+        finally:
+            handler.detach()
         self._callback = ctypes.CFUNCTYPE(None, ctypes.c_int64)(on_assertion)
         address = ctypes.cast(self._callback, ctypes.c_void_p)
         self._engine.raw_register_runtime(ASSERTION_FAILED, address)
