@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mlcflow.errors import ImportModelError as ImportModelError
     from mlcflow.errors import LoweringError as LoweringError
     from mlcflow.errors import MlcflowError as MlcflowError
+    from mlcflow.errors import PluginError as PluginError
     from mlcflow.errors import ScheduleError as ScheduleError
     from mlcflow.errors import VerificationError as VerificationError
     from mlcflow.frontends.tensor_program.einsum import einsum_function as einsum_function
@@ -58,6 +59,7 @@ _HOMES = {
     "ImportModelError": "errors",
     "LoweringError": "errors",
     "MlcflowError": "errors",
+    "PluginError": "errors",
     "ScheduleError": "errors",
     "VerificationError": "errors",
 }

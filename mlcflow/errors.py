@@ -54,6 +54,10 @@ class ExecutionError(MlcflowError):
     """A compiled function was called with the wrong arguments, or failed while running."""
 
 
+class PluginError(MlcflowError):
+    """A package that extends mlcflow does not load, or clashes with another."""
+
+
 class VerificationError(MlcflowError):
     """The compiled model disagrees with the original."""
 

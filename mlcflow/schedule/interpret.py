@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from mlcflow.errors import ScheduleError
-from mlcflow.mlir import interpreter, ir, transform
+from mlcflow.mlir import interpreter, ir, transform, walk
 
 Handle: TypeAlias = ir.Value
 """A transform handle: stands for a list of payload operations."""
@@ -19,6 +19,7 @@ def apply(root: ir.OpView | ir.Module, build: Callable[[Handle], None]) -> None:
     """
     with root.context, ir.Location.unknown():
         script = sequence(build)
+        _check(script)
         try:
             interpreter.apply_named_sequence(
                 root.operation, script.body.operations[0].operation, script.operation
@@ -26,6 +27,17 @@ def apply(root: ir.OpView | ir.Module, build: Callable[[Handle], None]) -> None:
         except ValueError as error:
             reason = str(error).removeprefix("Failed to apply named transform sequence.").strip()
             raise ScheduleError(reason) from error
+
+
+def _check(script: ir.Module) -> None:
+    """Raise where the interpreter would crash: at operations that are no transforms."""
+    try:
+        script.operation.verify()
+    except ir.MLIRError as error:
+        names = dict.fromkeys(op.operation.name for op in walk(script.operation))
+        unknown = [n for n in names if not script.context.is_registered_operation(n)]
+        reason = f"unknown operation {', '.join(unknown)}" if unknown else str(error)
+        raise ScheduleError(f"the transform sequence is not valid: {reason}") from error
 
 
 def sequence(build: Callable[[Handle], None]) -> ir.Module:

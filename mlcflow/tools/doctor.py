@@ -15,6 +15,7 @@ from mlcflow.tools.options import json_option
 
 if TYPE_CHECKING:
     from mlcflow.check.packages import Package
+    from mlcflow.check.plugins import State
     from mlcflow.target import Target
 
 
@@ -23,29 +24,34 @@ if TYPE_CHECKING:
 def command(as_json: bool) -> None:
     """Show versions and the machine, what is missing, and test that compiling works.
 
-    Exits with 1 when a needed package is missing or of another version, or the test fails.
+    Exits with 1 when a needed package is missing or of another version, when a plug-in does
+    not load, or when the test fails.
     """
     from mlcflow.check.packages import packages
+    from mlcflow.check.plugins import check_plugins
 
     found = packages()
     needed = [package for package in found if not package.extra]
     # Without one of them, nothing can be measured or tested.
     target = _host() if all(package.installed for package in needed) else None
+    plugins = check_plugins(load=target is not None)
     tests = _self_tests(target) if target else []
     healthy = bool(tests) and all(p.fits for p in needed) and all(t["works"] for t in tests)
+    healthy = healthy and not any(plugin.problem for plugin in plugins)
     if as_json:
         report = {
             "mlcflow": __version__,
             "python": platform.python_version(),
             "platform": platform.platform(),
             "packages": [asdict(p) | {"fits": p.fits, "command": p.command} for p in found],
+            "plugins": [asdict(plugin) for plugin in plugins],
             "target": asdict(target) if target else None,
             "self_test": tests,
             "healthy": healthy,
         }
         click.echo(json.dumps(report, indent=2))
     else:
-        click.echo(_text(found, target, tests, healthy))
+        click.echo(_text(found, plugins, target, tests, healthy))
     if not healthy:
         raise click.exceptions.Exit(1)
 
@@ -75,7 +81,11 @@ def _self_tests(target: Target) -> list[dict[str, Any]]:
 
 
 def _text(
-    found: list[Package], target: Target | None, tests: list[dict[str, Any]], healthy: bool
+    found: list[Package],
+    plugins: list[State],
+    target: Target | None,
+    tests: list[dict[str, Any]],
+    healthy: bool,
 ) -> str:
     lines = [
         f"mlcflow {__version__}, Python {platform.python_version()}, {platform.platform()}",
@@ -83,6 +93,7 @@ def _text(
         "packages",
         *(f"  {package.name:<15s} {_state(package)}" for package in found),
     ]
+    lines += ["", "plug-ins", *map(_plugin, plugins), *([] if plugins else ["  none"])]
     if target:
         lines += [
             "",
@@ -102,6 +113,11 @@ def _state(package: Package) -> str:
     if not package.fits:
         return f"{package.installed}, but {needed} is {package.wanted}: {package.command}"
     return f"{package.installed:<15s} {package.extra and needed}".rstrip()
+
+
+def _plugin(plugin: State) -> str:
+    line = f"  {plugin.kind:<15s} {plugin.name:<15s} {plugin.package}"
+    return f"{line}\n    {plugin.problem}" if plugin.problem else line
 
 
 def _machine(target: Target) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mlcflow.errors import MlcflowError, unknown_name
+from mlcflow.errors import MlcflowError, PluginError, unknown_name
 from mlcflow.tools.python_file import call, execute, member, split_name
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def parse_target(text: str) -> Target:
 def parse_pipeline(name: str, target: str, options: tuple[str, ...]) -> Pipeline:
     """The pipeline that ``--pipeline``, ``--target`` and ``--option`` describe.
 
-    Raises ``click.UsageError`` for an unknown pipeline, target or option.
+    Raises ``click.UsageError`` for an unknown pipeline, target or option, ``PluginError`` for
+    a pipeline of another package that does not load.
     """
     machine, file = parse_target(target), split_name(name)
     if file:
@@ -76,6 +77,8 @@ def parse_pipeline(name: str, target: str, options: tuple[str, ...]) -> Pipeline
     try:
         given = _parse_options(name, pipelines.options(name), options)
         return pipelines.build(name, machine, **given)
+    except PluginError:
+        raise  # the command was understood
     except MlcflowError as error:
         raise click.UsageError(str(error)) from error
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlcflow.errors import unknown_name
+from mlcflow.errors import PluginError, unknown_name
 from mlcflow.tools.options import json_option, parse_target
 
 if TYPE_CHECKING:
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 @json_option
 def command(name: str | None, target: str, as_json: bool) -> None:
     """List the pipelines; with NAME, the stages, steps and options of one."""
-    from mlcflow.pipelines import PIPELINES
+    from mlcflow import pipelines
 
-    if name is not None and name not in PIPELINES:
-        raise click.UsageError(unknown_name("pipeline", name, PIPELINES))
+    names = pipelines.names()
+    if name is not None and name not in names:
+        raise click.UsageError(unknown_name("pipeline", name, names))
     machine = parse_target(target)
-    found = [_describe(each, machine) for each in ([name] if name else PIPELINES)]
+    if name:
+        found = [_describe(name, machine)]
+    else:
+        found = [_describe_or_say_why_not(each, machine) for each in names]
     if as_json:
         click.echo(json.dumps(found, indent=2, default=str))
     elif name:
@@ -36,6 +40,14 @@ def command(name: str | None, target: str, as_json: bool) -> None:
         click.echo("\nThe steps of one: mlcflow pipelines NAME")
 
 
+def _describe_or_say_why_not(name: str, target: Any) -> dict[str, Any]:
+    """One that does not load must not hide the others."""
+    try:
+        return _describe(name, target)
+    except PluginError as error:
+        return {"name": name, "problem": str(error)}
+
+
 def _describe(name: str, target: Any) -> dict[str, Any]:
     """The pipeline as data, from the function that builds it."""
     from mlcflow import pipelines
@@ -43,7 +55,7 @@ def _describe(name: str, target: Any) -> dict[str, Any]:
     pipeline = pipelines.build(name, target)
     return {
         "name": name,
-        "summary": _first_paragraph(pipelines.PIPELINES[name]),
+        "summary": _first_paragraph(pipelines.function(name)),
         "opt_level": pipeline.opt_level,
         "options": [
             {"name": option.name, "type": _type(option), "default": option.default}
@@ -75,6 +87,8 @@ def _first_paragraph(function: Any) -> str:
 
 
 def _summary(pipeline: dict[str, Any]) -> str:
+    if "problem" in pipeline:
+        return f"{pipeline['name']:<10s} {pipeline['problem']}"
     stages = ", ".join(stage["name"] for stage in pipeline["stages"])
     return f"{pipeline['name']:<10s} {pipeline['summary']}\n           stages: {stages}"
 
