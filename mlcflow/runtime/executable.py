@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from mlcflow.runtime.dtypes import is_tensor, torch_module
 from mlcflow.runtime.frame import Frame, Layout, address, aligned, array_address, row_major_strides
 from mlcflow.runtime.interface import Port, read_interface
 from mlcflow.runtime.machine_code import MachineCode
+
+if TYPE_CHECKING:
+    from mlcflow.report.assembly import HotLoop
 
 
 class Executable:
@@ -80,14 +83,20 @@ class Executable:
 
         A call in another thread sees either the values before or those after.
         """
-        prepared = [port for port in self._prepare_layout.ports if port.role == "prepared"]
-        arrays = {
+        layout = self._prepare_layout
+        prepared = [port for port in layout.ports if port.role == "prepared"]
+        held = dict(self.parameters) | {
             port.name: aligned(port.nbytes).view(port.numpy).reshape(port.shape)
             for port in prepared
+            if not port.returned
         }
-        held = {**self.parameters, **arrays}
         if prepared:
-            self._run(self._code.entry("prepare"), Frame(self._prepare_layout, held))
+            frame, owned = Frame(layout, held), set[int]()
+            self._run(self._code.entry("prepare"), frame)
+            for port, start in zip(layout.ports, layout.starts, strict=True):
+                if port.returned:
+                    held[port.name] = take(port, start, frame, owned)
+            release(owned)
         self._held, self._frames = held, []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -218,6 +227,23 @@ class Executable:
             if port.name == name:
                 return array
         return self.parameters[name]
+
+    def assembly(self, kernel: str | None = None) -> str:
+        """The instructions of one function, or of all. Compiles the module once more.
+
+        Needs ``mlcflow[report]`` and x86-64 Linux; raises ``MlcflowError`` elsewhere.
+        """
+        from mlcflow.report import assembly
+
+        if kernel is not None:
+            return str(assembly.find(self, kernel))
+        return "\n\n".join(map(str, assembly.functions(self).values()))
+
+    def hot_loop(self, kernel: str) -> HotLoop:
+        """What the innermost loop of a kernel consists of; like :meth:`assembly` otherwise."""
+        from mlcflow.report import assembly
+
+        return assembly.hot_loop(assembly.find(self, kernel))
 
     def __repr__(self) -> str:
         ports = "; ".join(map(str, [*self.inputs, *self.outputs]))

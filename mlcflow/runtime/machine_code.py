@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 from mlcflow.errors import ExecutionError
 from mlcflow.mlir import ExecutionEngine, ir, llvm, walk
@@ -72,6 +74,20 @@ class MachineCode:
         if not address:
             raise ExecutionError(f"the compiled module has no function '{name}'")
         return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+
+
+def compile_object(module: ir.Module, opt_level: int) -> bytes:
+    """The object file that LLVM makes of a module in the LLVM dialect.
+
+    Compiles anew: to keep the objects of all code that is loaded would double its memory.
+    """
+    engine = ExecutionEngine(module, opt_level=opt_level, enable_object_dump=True)
+    # Code is generated when a symbol is first asked for.
+    engine.raw_lookup("_mlir_ciface_main")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "module.o"
+        engine.dump_to_object_file(str(path))
+        return path.read_bytes()
 
 
 def _not_compiled(module: ir.Module, error: RuntimeError) -> str:
