@@ -111,3 +111,36 @@ def captured(op: ir.OpView | ir.Operation) -> list[ir.Value]:
 def is_empty(op: ir.OpView | None) -> bool:
     """Whether ``op`` is ``tensor.empty``."""
     return isinstance(op, tensor.EmptyOp)
+
+
+COMBINERS = frozenset(
+    f"arith.{name}"
+    for name in (
+        "addf", "addi", "mulf", "muli", "andi", "ori", "xori", "maximumf", "minimumf",
+        "maxnumf", "minnumf", "maxsi", "maxui", "minsi", "minui",
+    )
+)  # fmt: skip
+"""Operations by which the vectorizer can reduce."""
+
+
+def combines_inputs(op: ir.OpView) -> bool:
+    """Whether a reduction combines its result so far with something made of its inputs.
+
+    The vectorizer takes any other operation for an error, and a constant for a value that is
+    there once instead of in each iteration.
+    """
+    body = op.operation.regions[0].blocks[0]
+    accumulator = list(body.arguments)[-1]
+    result = body.operations[len(body.operations) - 1].operands[0]
+    combiner = owner(result)
+    if combiner is None or combiner.operation.name not in COMBINERS:
+        return False
+    others = [value for value in combiner.operands if value != accumulator]
+    return len(others) == 1 and _depends_on_input(others[0], accumulator)
+
+
+def _depends_on_input(value: ir.Value, accumulator: ir.Value) -> bool:
+    producer = owner(value)
+    if producer is None:
+        return value != accumulator
+    return any(_depends_on_input(operand, accumulator) for operand in producer.operands)

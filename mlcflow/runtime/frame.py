@@ -102,7 +102,7 @@ class Frame:
         self._held = []
         for start, port in zip(layout.starts, layout.ports, strict=True):
             array = aligned(port.nbytes) if port.role == "arena" else held.get(port.name)
-            if port.role in ("arena", "parameter", "prepared"):
+            if port.role in ("arena", "parameter", "prepared") and not port.returned:
                 self._held.append(array)
                 self.point(start, address(array))
             if port.is_static:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlcflow.errors import ScheduleError, unknown_name
 from mlcflow.graph.kernel import loop_extents
-from mlcflow.graph.linalg_ops import captured, is_fill, loop_kinds, payload
+from mlcflow.graph.linalg_ops import captured, combines_inputs, is_fill, loop_kinds, payload
 from mlcflow.mlir import ir, linalg, loop_transform, structured, tensor_transform, transform
 from mlcflow.schedule.emit import match_block, match_loops, simplify
 from mlcflow.schedule.interpret import Handle
@@ -66,6 +66,10 @@ def why_not(op: ir.OpView, name: str) -> str:
     if any(_element_bits(v.type) < 8 for v in [*op.operands] if isinstance(v.type, ir.ShapedType)):
         # A vector of i1 is packed bits, an array of i1 a byte each.
         return f"'{name}' reads or writes booleans"
+    if "reduction" in loop_kinds(op) and not (
+        linalg.isa_contraction_op(op.operation) or combines_inputs(op)
+    ):
+        return f"'{name}' is no sum, product, maximum or the like of its inputs"
     if loop_kinds(op).count("reduction") > 1 and not linalg.isa_contraction_op(op.operation):
         return f"'{name}' reduces several loops at once; split all but one to 1"
     return ""

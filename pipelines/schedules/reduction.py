@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlcflow.graph.kernel import Kernel
-from mlcflow.graph.linalg_ops import inputs, iterators
+from mlcflow.graph.linalg_ops import combines_inputs, inputs, iterators
 from mlcflow.pipelines.schedules.elementwise import LANE_BITS, reads_vectors
 from mlcflow.pipelines.schedules.tiles import divisor
 from mlcflow.schedule.schedule import Schedule
@@ -20,6 +20,8 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
         return None
     *outer, kind = iterators(kernel.root)
     if kind != "reduction" or "reduction" in outer or len(kernel.root.results) != 1:
+        return None
+    if not combines_inputs(kernel.root):
         return None
     if not kernel.element_types <= set(LANE_BITS) or not reads_vectors(kernel):
         return None
