@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from mlcflow.mlir import func, ir, transform, tune_transform
 from mlcflow.schedule.interpret import Handle
 from mlcflow.schedule.labels import Loop
 from mlcflow.schedule.program import isolate
+from mlcflow.schedule.trace import plain
 from mlcflow.target import Target
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Choose = Callable[[str, int], int]
 _choose: ContextVar[Choose | None] = ContextVar("choose", default=None)
 
 
-@contextmanager
+@contextlib.contextmanager
 def choosing(choose: Choose) -> Iterator[None]:
     """Let schedules made inside decide their samples by ``choose``."""
     token = _choose.set(choose)
@@ -36,9 +37,27 @@ def choosing(choose: Choose) -> Iterator[None]:
         _choose.reset(token)
 
 
-def sample(schedule: Schedule, primitive: str, arguments: dict[str, Any], options: list) -> Any:
+def sample_perfect_tile(
+    schedule: Schedule, arguments: dict[str, Any], decision: Sequence[int] | None
+) -> list[int]:
+    """See :meth:`Schedule.sample_perfect_tile`."""
+    given = None if decision is None else list(decision)
+    return _sample(schedule, "sample_perfect_tile", arguments, perfect_tiles(**arguments), given)
+
+
+def sample_categorical(schedule: Schedule, options: list, decision: Any) -> Any:
+    """See :meth:`Schedule.sample_categorical`."""
+    if not options:
+        raise ScheduleError("sample_categorical: expected at least one option, got none")
+    options = plain(options)
+    arguments = {"options": options}
+    return _sample(schedule, "sample_categorical", arguments, options, plain(decision))
+
+
+def _sample(
+    schedule: Schedule, primitive: str, arguments: dict[str, Any], options: list, given: Any
+) -> Any:
     """Decide between ``options`` and note the decision, in MLIR as ``transform.tune.knob``."""
-    given = arguments.pop("decision")
     if given is not None and given not in options:
         raise ScheduleError(f"{primitive}: decision {given!r} is not among {options}")
     name = f"{primitive}{sum(step.decision is not None for step in schedule.trace)}"
@@ -139,10 +158,8 @@ class SearchSpace:
         prefix: list[int] | None = []
         while prefix is not None:
             decisions = _Decisions(prefix)
-            try:
+            with contextlib.suppress(ScheduleError):  # the next decision may fit
                 yield self._program(decisions)
-            except ScheduleError:
-                pass  # the next decision may fit
             prefix = _next(decisions)
 
     def _program(self, decisions: _Decisions) -> Program:
