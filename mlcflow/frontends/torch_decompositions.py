@@ -90,6 +90,12 @@ def constant_pad_nd(x: Tensor, pad: Sequence[int], value: float = 0) -> Any:
     return aten.constant_pad_nd(x, [max(p, 0) for p in pad], value)
 
 
+def threshold_backward(gradient: Tensor, x: Tensor, threshold: Any) -> Any:
+    """PyTorch's own decomposition forgets to promote the types."""
+    dtype = torch.result_type(gradient, x)
+    return torch.where(x <= threshold, torch.zeros_like(gradient, dtype=dtype), gradient.to(dtype))
+
+
 def view(x: Tensor, size: Sequence[int]) -> Any:
     """Decompositions of attention order memory otherwise than its kernels do, on which a view
     of the result rests; here memory has no order, so the view is of a copy.
@@ -150,6 +156,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.cumsum.default: reduce(aten.cumsum),
     aten.pow.Tensor_Scalar: pow_integer,
     aten.constant_pad_nd.default: constant_pad_nd,
+    aten.threshold_backward.default: threshold_backward,
     aten.view.default: view,
     aten.index.Tensor: index,
     aten.index_put.default: index_put,

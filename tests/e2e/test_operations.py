@@ -58,6 +58,11 @@ VALUES = {
     "floor_int64": (lambda x: torch.div(x, 2**30, rounding_mode="floor"), INTEGERS),
     "floor_negative": (lambda x: x // -7, INTEGERS),
     "to_bfloat16": (lambda x: (x.double().bfloat16(), x.double().half()), FLOATS),
+    "relu_backward": (
+        lambda g, x: torch.ops.aten.threshold_backward(g, x, 0.5),
+        torch.arange(15).reshape(5, 3),
+        FLOATS,
+    ),
     "complex_sum": (lambda x: torch.complex(x, x * 2).sum(1), FLOATS),
     "reciprocal_of_zero": (lambda x: 1 / x, torch.tensor([0.0, 2.0])),
     "grid_sample": (
