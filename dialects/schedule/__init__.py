@@ -13,10 +13,19 @@ from mlcflow.dialects.schedule import (
     interchange_loops,
     name_blocks,
     perfect_nest,
+    split_loop,
 )
 from mlcflow.dialects.schedule.dialect import ScheduleDialect
 
-OPERATIONS = (cache_read, cache_write, fuse_loops, interchange_loops, name_blocks, perfect_nest)
+OPERATIONS = (
+    cache_read,
+    cache_write,
+    fuse_loops,
+    interchange_loops,
+    name_blocks,
+    perfect_nest,
+    split_loop,
+)
 
 
 def load() -> None:

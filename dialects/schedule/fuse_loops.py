@@ -2,7 +2,7 @@
 
 from mlcflow.dialects.schedule.dialect import ScheduleDialect, attach
 from mlcflow.mlir import arith, ext, ir, scf, transform
-from mlcflow.schedule.labels import KIND, LOOP, constant
+from mlcflow.schedule.labels import KIND, LOOP, OF, constant
 from mlcflow.schedule.nests import inner_loop
 
 
@@ -33,7 +33,8 @@ def _apply(op: ir.OpView, payload: list[ir.OpView]) -> None:
             total = arith.constant(index, outer_count * count)
             fused = scf.ForOp(zero, total, one, list(outer.initArgs))
         fused.attributes[LOOP] = op.loop_name
-        fused.attributes[KIND] = outer.attributes[KIND]
+        for key in (KIND, OF):
+            fused.attributes[key] = outer.attributes[key]
         _move_body(inner, fused)
         with ir.InsertionPoint.at_block_begin(fused.body), outer.location:
             counter, width = fused.induction_variable, arith.constant(index, count)

@@ -2,7 +2,7 @@
 
 from mlcflow.dialects.schedule.dialect import ScheduleDialect, attach
 from mlcflow.mlir import ext, ir, scf, transform
-from mlcflow.schedule.labels import BIND, KIND, LOOP, PARALLEL
+from mlcflow.schedule.labels import LOOP_KEYS
 from mlcflow.schedule.nests import inner_loop
 
 
@@ -23,7 +23,7 @@ def _apply(op: ir.OpView, payload: list[ir.OpView]) -> None:
         assert inner is not None  # checked before the operation was built
         _swap_operands(outer, inner)
         _swap_uses(outer.induction_variable, inner.induction_variable)
-        for key in (LOOP, KIND, PARALLEL, BIND):
+        for key in LOOP_KEYS:
             _swap_attribute(outer, inner, key)
 
 

@@ -2,7 +2,7 @@
 
 from mlcflow.dialects.schedule.dialect import ScheduleDialect, attach
 from mlcflow.mlir import affine, ext, ir, scf, tensor, transform
-from mlcflow.schedule.labels import KIND, LOOP
+from mlcflow.schedule.labels import LOOP_KEYS
 from mlcflow.schedule.nests import Between, between
 
 
@@ -34,7 +34,7 @@ def _perfect(outer: scf.ForOp, found: Between) -> None:
     carried = outer.inner_iter_args[0]
     with ir.InsertionPoint(inner), inner.location:
         new = scf.ForOp(inner.lowerBound, inner.upperBound, inner.step, [carried])
-    for key in (LOOP, KIND, "mlcflow.parallel", "mlcflow.bind"):
+    for key in LOOP_KEYS:
         if key in inner.attributes:
             new.attributes[key] = inner.attributes[key]
     inner.induction_variable.replace_all_uses_with(new.induction_variable)

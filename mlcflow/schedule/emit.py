@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mlcflow.mlir import ir, loop_transform, structured, tensor_transform, transform
 from mlcflow.schedule.interpret import Handle
-from mlcflow.schedule.labels import BLOCK, KIND, LOOP, LOOPS, Loop
+from mlcflow.schedule.labels import BLOCK, KIND, LOOP, LOOPS, OF, Loop
 
 
 def name_blocks(root: Handle) -> None:
@@ -21,7 +21,7 @@ def match_block(root: Handle, block: str) -> Handle:
 
 def match_loop(root: Handle, loop: Loop) -> Handle:
     """The ``scf.for`` that ``loop`` is."""
-    return _match(root, {LOOP: ir.StringAttr.get(loop.name)})
+    return _match(root, {LOOP: ir.StringAttr.get(loop.name), OF: ir.StringAttr.get(loop.of)})
 
 
 def match_loops(root: Handle) -> Handle:
@@ -40,9 +40,10 @@ def annotate(handle: Handle, key: str, value: ir.Attribute) -> None:
     transform.AnnotateOp(handle, key, param=parameter)
 
 
-def name_loop(handle: Handle, name: str, kind: str) -> None:
-    """Name an ``scf.for``."""
+def name_loop(handle: Handle, block: str, name: str, kind: str) -> None:
+    """Name an ``scf.for`` that was made for ``block``."""
     annotate(handle, LOOP, ir.StringAttr.get(name))
+    annotate(handle, OF, ir.StringAttr.get(block))
     annotate(handle, KIND, ir.StringAttr.get(kind))
 
 

@@ -59,7 +59,7 @@ def tile_and_fuse(
             apply_cleanup=False,
         )
         for handle, number in zip(fused.loops, nest, strict=True):
-            name_loop(handle, f"{names[number]}_0", kinds[number])
+            name_loop(handle, block, f"{names[number]}_0", kinds[number])
         inner = [f"{name}_1" if n in tiled else name for n, name in enumerate(names)]
         name_inner(match_block(root, block), inner)
         clean(root)
@@ -156,7 +156,7 @@ def rfactor(schedule: Schedule, loop: Loop, lanes: int) -> str:
             tile_sizes=sizes,
         )
         annotate(factored.results[2], BLOCK, ir.StringAttr.get(joined))
-        name_loop(factored.results[3], f"{loop.name}_0", "reduction")
+        name_loop(factored.results[3], loop.block, f"{loop.name}_0", "reduction")
         clean(root)
 
     schedule.apply("rfactor", {"loop": loop, "lanes": lanes}, build)

@@ -2,12 +2,14 @@
 
 A *block* is a linalg operation of the kernel; ``mlcflow.block`` names it and ``mlcflow.loops``
 names its own loops, one for each iterator. Tiling turns a part of such a loop into an ``scf.for``
-around the block, which carries its name in ``mlcflow.loop`` and what it iterates over,
-``parallel`` or ``reduction``, in ``mlcflow.kind``.
+around the block, which carries its name in ``mlcflow.loop``, the block it was made for in
+``mlcflow.of`` and what it iterates over, ``parallel`` or ``reduction``, in ``mlcflow.kind``.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from mlcflow.errors import ScheduleError, unknown_name
@@ -16,7 +18,10 @@ from mlcflow.graph.linalg_ops import indexing_maps, is_linalg, loop_kinds
 from mlcflow.mlir import func, ir, scf, walk
 
 BLOCK, LOOPS, LOOP, KIND = "mlcflow.block", "mlcflow.loops", "mlcflow.loop", "mlcflow.kind"
+OF = "mlcflow.of"
 PARALLEL, BIND = "mlcflow.parallel", "mlcflow.bind"
+LOOP_KEYS = (LOOP, OF, KIND, PARALLEL, BIND)
+"""What a loop carries; whoever replaces a loop takes it along."""
 LETTERS = "ijklmnopqrst"
 
 
@@ -26,6 +31,7 @@ class Loop:
 
     ``op`` is the ``scf.for`` that is this loop, or ``None`` while it is inside the block.
     ``is_gone``: it had one iteration, for which upstream makes no loop.
+    ``of`` is the block it was made for, which differs where ``block`` was fused into it.
     Printed as ``block.name``, which every primitive takes in its place.
     """
 
@@ -35,6 +41,7 @@ class Loop:
     kind: str
     op: scf.ForOp | None = None
     is_gone: bool = False
+    of: str = ""
 
     def __str__(self) -> str:
         return f"{self.block}.{self.name}"
@@ -64,23 +71,45 @@ def label(kernel: Kernel) -> None:
 def label_new(function: func.FuncOp) -> None:
     """Name the blocks that a primitive made: ``new0``...
 
-    A copy of a block (the remainder of a peeled loop) is the second of its name and gets
-    ``_tail`` added.
+    A copy of a block or loop (the remainder of a peeled loop, the second round of an unrolled
+    one) is not the first of its name and gets ``_tail`` added.
     """
     seen: set[str] = set()
+    seen_loops: set[tuple[str, str]] = set()
     for op in walk(function):
+        if isinstance(op, scf.ForOp) and _text(op, LOOP):
+            _name_copy(op, seen_loops)
         if not is_linalg(op):
             continue
         name = _text(op, BLOCK)
         if not name:
             taken = set(blocks(function))
             name = next(f"new{n}" for n in range(len(taken) + 1) if f"new{n}" not in taken)
-        while name in seen:
-            name += "_tail"
+        name = free(name, "_tail", seen)
         seen.add(name)
         loops = loop_names(op)
         depth = indexing_maps(op)[0].n_dims
-        set_names(op, name, loops if len(loops) == depth else list(LETTERS[:depth]))
+        loops = loops if len(loops) == depth else list(LETTERS[:depth])
+        around = {_text(loop, LOOP) for loop in enclosing(op)}
+        # A block that was fused into the loops of another may use the same names.
+        set_names(op, name, [free(loop, "_1", around) for loop in loops])
+
+
+def _name_copy(op: scf.ForOp, seen: set[tuple[str, str]]) -> None:
+    of = _text(op, OF)
+    name = free(_text(op, LOOP), "_tail", {loop for block, loop in seen if block == of})
+    op.attributes[LOOP] = ir.StringAttr.get(name, op.context)
+    seen.add((of, name))
+
+
+def free(name: str, suffix: str, taken: Container[str]) -> str:
+    """``name``, with ``suffix`` and a number added while it is taken."""
+    candidates = itertools.chain([name, f"{name}{suffix}"], _numbered(f"{name}{suffix}"))
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    return (f"{name}{number}" for number in itertools.count(2))
 
 
 def set_names(op: ir.OpView, block: str, loops: list[str]) -> None:
@@ -94,7 +123,7 @@ def set_names(op: ir.OpView, block: str, loops: list[str]) -> None:
 def clear(function: func.FuncOp) -> None:
     """Remove the names, which mean nothing outside a schedule."""
     for op in walk(function):
-        for key in (BLOCK, LOOPS, LOOP, KIND):
+        for key in (BLOCK, LOOPS, LOOP, OF, KIND):
             if key in op.operation.attributes:
                 del op.operation.attributes[key]
 
@@ -150,7 +179,7 @@ def enclosing(op: ir.OpView) -> list[scf.ForOp]:
 
 
 def _outer(block: str, op: scf.ForOp) -> Loop:
-    return Loop(block, _text(op, LOOP), trip_count(op), _text(op, KIND), op)
+    return Loop(block, _text(op, LOOP), trip_count(op), _text(op, KIND), op, of=_text(op, OF))
 
 
 def trip_count(op: scf.ForOp) -> int:

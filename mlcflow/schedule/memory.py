@@ -72,7 +72,6 @@ def pack(schedule: Schedule, block: str, sizes: Sequence[int]) -> None:
     _check_divides("pack", block, loop_extents(op), sizes)
 
     def build(root: Handle) -> None:
-        any_op = transform.AnyOpType.get()
         packed = structured.PackOp(
             transform.OperationType.get("linalg.generic"),
             match_block(root, block),
@@ -93,7 +92,7 @@ def pack(schedule: Schedule, block: str, sizes: Sequence[int]) -> None:
             transform.OperationType.get("linalg.transpose"),
             transform.OperationType.get("tensor.collapse_shape"),
             transform.OperationType.get("tensor.extract_slice"),
-            any_op,
+            transform.OperationType.get("linalg.copy"),
             transform.CastOp(transform.OperationType.get("linalg.unpack"), unpacks).result,
         )
         clean(root)

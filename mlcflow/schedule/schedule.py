@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlcflow.errors import ScheduleError, unknown_name
-from mlcflow.graph.kernel import Kernel, find_kernels, read_kernel
-from mlcflow.graph.outline import kernels
+from mlcflow.errors import ScheduleError
+from mlcflow.graph.kernel import Kernel
 from mlcflow.mlir import func, ir
-from mlcflow.schedule import fusion, labels, loops, memory, sampling, vectors
+from mlcflow.schedule import fusion, labels, loops, memory, order, sampling, split, vectors
+from mlcflow.schedule.atomic import PRIMITIVE, primitive
 from mlcflow.schedule.emit import name_blocks
+from mlcflow.schedule.find import find_kernel
 from mlcflow.schedule.interpret import Handle, apply
-from mlcflow.schedule.labels import BIND, PARALLEL, Loop
+from mlcflow.schedule.labels import PARALLEL, Loop
 from mlcflow.schedule.trace import Build, Step, Trace, plain
+
+if TYPE_CHECKING:
+    from mlcflow.report.explain import Explanation
+    from mlcflow.target import Target
 
 
 class Schedule:
@@ -32,19 +37,10 @@ class Schedule:
     what was expected and what was found, and changes nothing.
     """
 
-    PRIMITIVES = frozenset(
-        {
-            "split", "tile", "reorder", "fuse", "parallel", "unroll", "bind", "annotate",
-            "tile_and_fuse", "compute_at", "flatten", "rfactor", "decompose_reduction",
-            "cache_read", "cache_write", "pack", "pad", "drop_unit_loops",
-            "vectorize", "tensorize", "hoist",
-            "sample_perfect_tile", "sample_categorical",
-        }
-    )  # fmt: skip
-
     def __init__(self, module: ir.Module | Kernel, kernel: str | None = None) -> None:
-        self.kernel = module if isinstance(module, Kernel) else _find(module, kernel)
+        self.kernel = module if isinstance(module, Kernel) else find_kernel(module, kernel)
         self.function: func.FuncOp = self.kernel.function
+        self.original = self.function.operation.clone(ip=False)  # what ``explain`` starts from
         self.trace = Trace()
         self.gone: dict[str, Loop] = {}
         apply(self.function, name_blocks)
@@ -73,31 +69,28 @@ class Schedule:
 
     # Loops.
 
+    @primitive
     def split(
         self, loop: Loop | str, factors: Sequence[int | None], *, peel: bool = False
     ) -> list[Loop]:
-        """Split a loop inside a block into nested loops, outermost first.
+        """Split a loop into nested loops, outermost first.
 
-        ``factors``: their extents, one of them ``None``. The last stays inside the block, the
-        others become loops around it. Their product must divide the extent, or ``peel=True``
-        makes a second block ``..._tail`` of what is left over. Upstream:
-        ``transform.structured.tile_using_for``, ``transform.loop.peel``.
+        ``factors``: their extents, one of them ``None``. Of a loop inside a block the last
+        stays inside, the others become loops around it. Their product must divide the extent;
+        or, of a loop inside a block, ``peel=True`` makes a second block ``..._tail`` of what
+        is left over. Upstream: ``transform.structured.tile_using_for``, ``loop.peel``.
         """
-        return loops.split(self, self.loop(loop), factors, peel=peel)
+        return split.split(self, self.loop(loop), factors, peel=peel)
 
+    @primitive
     def tile(self, block: str, sizes: Sequence[int]) -> list[Loop]:
         """Split several loops of ``block`` at once; 0 leaves a loop alone. Gives the outer loops.
 
         A size of the whole extent gives a loop of one iteration.
         """
-        sizes = loops.full_sizes(self.block(block), sizes)
-        names = labels.loop_names(self.block(block))
-        made = []
-        for name, size in zip(names, sizes, strict=True):
-            if size:
-                made.append(self.split(f"{block}.{name}", [None, size])[0])
-        return [self.loop(loop) for loop in made]
+        return loops.tile(self, block, sizes)
 
+    @primitive
     def reorder(self, *loops_in_order: Loop | str, **given: Sequence[Loop | str]) -> None:
         """Put loops of one block into the given order, at the places that they have together.
 
@@ -105,33 +98,52 @@ class Schedule:
         around the block must be perfectly nested; reduction loops keep their order.
         """
         wanted = loops_in_order or given.get("loops", ())
-        loops.reorder(self, [self.loop(loop) for loop in wanted])
+        order.reorder(self, [self.loop(loop) for loop in wanted])
 
+    @primitive
+    def interchange(self, block: str, permutation: Sequence[int]) -> None:
+        """Put the loops inside ``block`` into the order given by number; reductions keep theirs.
+
+        Upstream: ``transform.structured.interchange``.
+        """
+        order.interchange(self, block, permutation)
+
+    @primitive
+    def peel(self, loop: Loop | str) -> Loop:
+        """Do the first iteration of a loop around its block apart, in blocks ``..._first``.
+
+        Gives the loop over the others. Upstream: ``transform.loop.peel``.
+        """
+        return split.peel(self, self.loop(loop))
+
+    @primitive
     def fuse(self, outer: Loop | str, inner: Loop | str) -> Loop:
         """Make one loop of two, the second directly inside the first."""
-        return loops.fuse(self, self.loop(outer), self.loop(inner))
+        return order.fuse(self, self.loop(outer), self.loop(inner))
 
+    @primitive
     def unroll(self, loop: Loop | str, factor: int | None = None) -> None:
         """Repeat the body of a loop ``factor`` times, by default as often as it iterates."""
         loops.unroll(self, self.loop(loop), factor)
 
+    @primitive
     def parallel(self, loop: Loop | str) -> Loop:
         """Mark a loop whose iterations may run at the same time."""
         return loops.mark(self, "parallel", self.loop(loop), PARALLEL, "threads")
 
+    @primitive
     def bind(self, loop: Loop | str, to: str) -> Loop:
         """Map a loop to ``block.x``, ``thread.y``, ... of a GPU."""
-        axes = [f"{level}.{axis}" for level in ("block", "warp", "thread") for axis in "xyz"]
-        if to not in axes:
-            raise ScheduleError(unknown_name("axis", to, axes))
-        return loops.mark(self, "bind", self.loop(loop), BIND, to)
+        return loops.bind(self, self.loop(loop), to)
 
+    @primitive
     def annotate(self, block: str, key: str, value: str) -> None:
         """Set a string attribute on a block, for a later stage to read."""
         fusion.annotate_block(self, block, key, value)
 
     # Fusion.
 
+    @primitive
     def tile_and_fuse(
         self, block: str, sizes: Sequence[int], *, order: Sequence[int] = ()
     ) -> list[Loop]:
@@ -142,6 +154,7 @@ class Schedule:
         """
         return fusion.tile_and_fuse(self, block, sizes, order)
 
+    @primitive
     def compute_at(self, block: str, loop: Loop | str) -> None:
         """Compute ``block`` inside ``loop``, as far as that iteration needs it.
 
@@ -149,10 +162,12 @@ class Schedule:
         """
         fusion.compute_at(self, block, self.loop(loop), "compute_at")
 
+    @primitive
     def decompose_reduction(self, block: str, loop: Loop | str) -> None:
         """Set the initial value of the reduction ``block`` inside ``loop``."""
         fusion.decompose_reduction(self, block, self.loop(loop))
 
+    @primitive
     def flatten(self, block: str) -> None:
         """Collapse the loops of an elementwise block into one.
 
@@ -160,10 +175,12 @@ class Schedule:
         """
         fusion.flatten(self, block)
 
+    @primitive
     def drop_unit_loops(self) -> None:
         """Remove the loops of one iteration that are inside blocks."""
         fusion.drop_unit_loops(self)
 
+    @primitive
     def rfactor(self, loop: Loop | str, lanes: int) -> str:
         """Reduce ``loop`` into ``lanes`` accumulators side by side, and these into one at the end.
 
@@ -174,6 +191,7 @@ class Schedule:
 
     # Memory.
 
+    @primitive
     def cache_read(self, block: str, operand: int) -> str:
         """Copy what ``block`` reads as operand number ``operand`` into memory of its own.
 
@@ -181,10 +199,12 @@ class Schedule:
         """
         return memory.cache_read(self, block, operand)
 
+    @primitive
     def cache_write(self, block: str) -> str:
         """Let ``block`` write memory of its own, and a new block copy it to the destination."""
         return memory.cache_write(self, block)
 
+    @primitive
     def pack(self, block: str, sizes: Sequence[int]) -> None:
         """Lay the operands of ``block`` out in tiles, contiguous each; 0 leaves a loop alone.
 
@@ -192,6 +212,7 @@ class Schedule:
         """
         memory.pack(self, block, sizes)
 
+    @primitive
     def pad(self, block: str, multiples: Sequence[int]) -> None:
         """Make the extent of each loop a multiple, by zeros that do not change the result.
 
@@ -201,6 +222,7 @@ class Schedule:
 
     # Vectors.
 
+    @primitive
     def vectorize(self, *blocks: str, **given: Sequence[str]) -> None:
         """Turn blocks, by default all, into vector operations of the size of their tiles.
 
@@ -208,16 +230,19 @@ class Schedule:
         """
         vectors.vectorize(self, list(blocks or given.get("blocks", ())))
 
+    @primitive
     def tensorize(self, block: str, intrinsic: str) -> None:
         """Map ``block`` to a hardware or library primitive: ``vector.contract``."""
         vectors.tensorize(self, block, intrinsic)
 
+    @primitive
     def hoist(self) -> None:
         """Move what a loop does not change out of it; accumulators stay in registers."""
         vectors.hoist(self)
 
     # Choices.
 
+    @primitive
     def sample_perfect_tile(
         self,
         loop: Loop | str,
@@ -231,17 +256,19 @@ class Schedule:
         ``decision`` fixes the choice; otherwise a search space decides, or the first of a
         fixed random sequence.
         """
-        found = self.loop(loop)
-        options = sampling.perfect_tiles(found, n, innermost)
-        arguments = {"loop": found, "n": n, "innermost": innermost, "decision": decision}
-        return list(sampling.sample(self, "sample_perfect_tile", arguments, options))
+        arguments = {"loop": self.loop(loop), "n": n, "innermost": innermost}
+        return list(sampling.sample_perfect_tile(self, arguments, decision))
 
+    @primitive
     def sample_categorical(self, options: Sequence[Any], *, decision: Any = None) -> Any:
         """Decide between ``options``: numbers, strings or lists of them."""
-        if not options:
-            raise ScheduleError("sample_categorical: no options")
-        arguments = {"options": list(options), "decision": decision}
-        return sampling.sample(self, "sample_categorical", arguments, list(options))
+        return sampling.sample_categorical(self, list(options), decision)
+
+    def explain(self, *, measure: bool = False, target: Target | None = None) -> Explanation:
+        """What each step matched, changed and, with ``measure``, brought; see ``report.explain``."""
+        from mlcflow.report.explain import explain
+
+        return explain(self, measure=measure, target=target)
 
     # What the primitives are made of.
 
@@ -262,9 +289,8 @@ class Schedule:
 
         try:
             apply(self.function, named)
-        except ScheduleError as error:
-            if not step.builds:
-                self.trace.steps.pop()
+            self.function.operation.verify()
+        except (ScheduleError, ir.MLIRError) as error:
             raise ScheduleError(f"kernel '{self.kernel.name}': {step}: {error}") from error
         step.builds.append(named)
 
@@ -273,23 +299,5 @@ class Schedule:
         self.record(primitive, arguments)
         self.emit(build)
 
-
-def _find(module: ir.Module, name: str | None) -> Kernel:
-    """The kernel of that name; the only function of the module if there is no kernel yet."""
-    if not kernels(module):
-        functions = [op for op in module.body.operations if isinstance(op, func.FuncOp)]
-        chosen = [f for f in functions if name in (None, f.name.value) and not f.is_external]
-        kernel = read_kernel(chosen[0]) if len(chosen) == 1 else None
-        if kernel is None:
-            names = [f.name.value for f in functions]
-            raise ScheduleError(
-                f"expected one function of linalg operations called {name or 'anything'}, "
-                f"found {', '.join(names) or 'none'}"
-            )
-        return kernel
-    known = {kernel.name: kernel for kernel in find_kernels(module)}
-    if name is None and len(known) == 1:
-        return next(iter(known.values()))
-    if name not in known:
-        raise ScheduleError(unknown_name("kernel", str(name), known))
-    return known[name]
+    PRIMITIVES = frozenset(name for name, f in list(locals().items()) if hasattr(f, PRIMITIVE))
+    """The names of the methods that a trace may hold."""
