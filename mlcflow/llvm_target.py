@@ -1,4 +1,4 @@
-"""Which instructions LLVM may use, stated on every function."""
+"""What LLVM is told about functions: which instructions it may use, what it leaves apart."""
 
 from __future__ import annotations
 
@@ -27,3 +27,14 @@ def restrict_to(target: Target) -> Callable[[ir.Module], None]:
                 op.attributes["target_features"] = allowed
 
     return restrict_to_target
+
+
+def keep_kernels_apart(module: ir.Module) -> None:
+    """Forbid LLVM to inline kernels.
+
+    A kernel is called once for each place where the model repeats it: twelve equal layers
+    would be compiled twelve times.
+    """
+    for op in module.body.operations:
+        if isinstance(op, llvm.LLVMFuncOp) and "mlcflow.kernel" in op.attributes:
+            op.attributes["no_inline"] = ir.UnitAttr.get()

@@ -17,7 +17,7 @@ from mlcflow.graph.results import (
     require_memory,
     results_to_arguments,
 )
-from mlcflow.llvm_target import restrict_to
+from mlcflow.llvm_target import keep_kernels_apart, restrict_to
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Pipeline, Stage, Step
 from mlcflow.schedule.lower_vectors import lower_vectors
@@ -133,4 +133,5 @@ def to_llvm(target: Target, *, fast_math: bool = False) -> tuple[Step, ...]:
         Pass("convert-cf-to-llvm"),
         Pass("reconcile-unrealized-casts"),
         restrict_to(target),
+        keep_kernels_apart,
     )

@@ -4,6 +4,7 @@
 // CHECK-LABEL: llvm.func @main
 // CHECK-NOT: @malloc
 // CHECK-LABEL: llvm.func @matmul_add_maximum
+// CHECK-SAME: no_inline
 // CHECK-SAME: target_features = {{.*}}+avx512f
 // CHECK: llvm.intr.fmuladd{{.*}}vector<16xf32>
 // CHECK-NOT: builtin.unrealized_conversion_cast
