@@ -1,12 +1,12 @@
 """Pipelines, schedule rules and dialects of other packages, found by their entry points.
 
-====================  ===============================================================
-entry-point group     what a name in it stands for
-====================  ===============================================================
+=====================  ==============================================================
+entry-point group      what a name in it stands for
+=====================  ==============================================================
 ``mlcflow.pipelines``  ``function(target, **options) -> Pipeline``
 ``mlcflow.schedules``  ``rule(kernel, target) -> Schedule | None``, for pipeline ``cpu``
 ``mlcflow.dialects``   ``load()``: loads the dialect of that name into the current context
-====================  ===============================================================
+=====================  ==============================================================
 
 What is installed is looked up once a process, when it is first asked for; a package is
 imported when something of it is used.
@@ -47,7 +47,7 @@ class Plugin:
             raise self.broken(f"{type(error).__name__}: {error}") from error
         if not callable(found):
             raise self.broken(f"expected a function, got {type(found).__name__}")
-        return found  # type: ignore[no-any-return]
+        return found
 
     def broken(self, reason: str) -> PluginError:
         """The error for a package that is at fault."""
