@@ -13,6 +13,7 @@ from mlcflow.dialects.schedule import (
     interchange_loops,
     name_blocks,
     perfect_nest,
+    reverse_compute_at,
     split_loop,
 )
 from mlcflow.dialects.schedule.dialect import ScheduleDialect
@@ -24,6 +25,7 @@ OPERATIONS = (
     interchange_loops,
     name_blocks,
     perfect_nest,
+    reverse_compute_at,
     split_loop,
 )
 

@@ -30,6 +30,7 @@ def _apply(op: ir.OpView, payload: list[ir.OpView]) -> None:
 
 
 def _perfect(outer: scf.ForOp, found: Between) -> None:
+    assert found.extract is not None and found.insert is not None
     inner = found.inner
     carried = outer.inner_iter_args[0]
     with ir.InsertionPoint(inner), inner.location:

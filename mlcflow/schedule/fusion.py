@@ -1,26 +1,32 @@
-"""Primitives that decide where a block is computed, and what it is made of."""
+"""Primitives that decide where a block is computed."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlcflow.errors import ScheduleError
-from mlcflow.graph.linalg_ops import inputs, is_elementwise, is_fill, loop_kinds, outputs, owner
-from mlcflow.mlir import ir, loop_transform, structured, tensor_transform, transform
+from mlcflow.graph.linalg_ops import (
+    is_fill,
+    loop_kinds,
+    outputs,
+    owner,
+)
+from mlcflow.mlir import ir, scf, structured, tensor
+from mlcflow.schedule.consumers import consumption, nest_of
 from mlcflow.schedule.emit import (
-    annotate,
     clean,
     match_block,
     match_loop,
     name_inner,
     name_loop,
-    simplify,
 )
 from mlcflow.schedule.interpret import Handle
-from mlcflow.schedule.labels import BLOCK, Loop, blocks, loop_names
+from mlcflow.schedule.labels import Loop, blocks, loop_names
 from mlcflow.schedule.loops import forget, full_sizes
+from mlcflow.schedule.order import perfect
 
 if TYPE_CHECKING:
     from mlcflow.schedule.schedule import Schedule
@@ -74,15 +80,20 @@ def tile_and_fuse(
 
 def compute_at(schedule: Schedule, block: str, loop: Loop, primitive: str) -> None:
     """See :meth:`Schedule.compute_at`."""
-    schedule.block(block)
-    if loop.op is None:
-        raise ScheduleError(
-            f"{primitive}: {loop} is inside its block; split it to have a loop around it"
+    op = schedule.block(block)
+    _check_around(schedule, primitive, block, loop)
+    if not any(_is_inside(use.owner, loop) for result in op.results for use in result.uses):
+        readers = dict.fromkeys(
+            name
+            for result in op.results
+            for use in result.uses
+            for name, other in blocks(schedule.function).items()
+            if other.operation == use.owner.operation
         )
-    if schedule.block(block).operation.parent == loop.op.operation:
-        raise ScheduleError(f"{primitive}: '{block}' is computed in {loop} already")
-    if block == loop.block:
-        raise ScheduleError(f"{primitive}: '{block}' cannot be computed inside its own loop")
+        raise ScheduleError(
+            f"{primitive}: nothing inside {loop} reads a part of '{block}'; "
+            f"read by: {', '.join(readers) or 'a loop as a whole, or the result'}"
+        )
 
     def build(root: Handle) -> None:
         structured.FuseIntoContainingOp(match_block(root, block), match_loop(root, loop))
@@ -91,84 +102,84 @@ def compute_at(schedule: Schedule, block: str, loop: Loop, primitive: str) -> No
     schedule.apply(primitive, {"block": block, "loop": loop}, build)
 
 
+def _check_around(schedule: Schedule, primitive: str, block: str, loop: Loop) -> None:
+    if loop.op is None:
+        raise ScheduleError(
+            f"{primitive}: {loop} is inside its block; split it to have a loop around it"
+        )
+    if block == loop.block:
+        raise ScheduleError(f"{primitive}: '{block}' cannot be computed inside its own loop")
+    if _is_inside(schedule.block(block).operation, loop):
+        raise ScheduleError(f"{primitive}: '{block}' is computed in {loop} already")
+
+
+def _is_inside(op: ir.OpView | ir.Operation, loop: Loop) -> bool:
+    parent = op.operation.parent
+    while parent is not None and loop.op is not None:
+        if parent == loop.op.operation:
+            return True
+        parent = parent.parent
+    return False
+
+
+def reverse_compute_at(schedule: Schedule, block: str, loop: Loop) -> None:
+    """See :meth:`Schedule.reverse_compute_at`."""
+    schedule.block(block)
+    _check_around(schedule, "reverse_compute_at", block, loop)
+    schedule.record("reverse_compute_at", {"block": block, "loop": loop})
+    assert loop.op is not None
+    around = nest_of(schedule.block(block), loop.op)
+    loops = [each for each in schedule.loops(loop.block) if each.op in around]
+    for outer, inner in itertools.pairwise(loops):
+        perfect(
+            schedule,
+            "reverse_compute_at",
+            schedule.loop(str(outer)),
+            schedule.loop(str(inner)),
+        )
+    place = schedule.loop(str(loop)).op
+    found = consumption(schedule.block(block), place) if place is not None else ""
+    if isinstance(found, str):
+        raise ScheduleError(f"reverse_compute_at: '{block}' cannot move into {loop}: {found}")
+
+    def build(root: Handle) -> None:
+        ir.Operation.create(
+            "schedule.reverse_compute_at",
+            operands=[match_loop(root, loop)],
+            attributes={"block_name": ir.StringAttr.get(block)},
+        )
+        clean(root)
+
+    schedule.emit(build)
+
+
 def decompose_reduction(schedule: Schedule, block: str, loop: Loop) -> None:
     """See :meth:`Schedule.decompose_reduction`."""
     op = schedule.block(block)
     if "reduction" not in loop_kinds(op):
         raise ScheduleError(f"decompose_reduction: '{block}' is no reduction")
-    fills = [name for name, other in blocks(schedule.function).items() if is_fill(other)]
-    if not fills:
-        raise ScheduleError(f"decompose_reduction: no fill sets the initial value of '{block}'")
-    compute_at(schedule, fills[0], loop, "compute_at")
-
-
-def flatten(schedule: Schedule, block: str) -> None:
-    """See :meth:`Schedule.flatten`."""
-    if not is_elementwise(schedule.block(block)):
-        raise ScheduleError(f"flatten: '{block}' is not elementwise")
-
-    def build(root: Handle) -> None:
-        structured.FlattenElementwiseLinalgOp(transform.AnyOpType.get(), match_block(root, block))
-        clean(root)
-
-    schedule.apply("flatten", {"block": block}, build)
-
-
-def drop_unit_loops(schedule: Schedule) -> None:
-    """See :meth:`Schedule.drop_unit_loops`."""
-
-    def build(root: Handle) -> None:
-        with ir.InsertionPoint(transform.ApplyPatternsOp(root).patterns):
-            structured.ApplyFoldUnitExtentDimsViaSlicesPatternsOp()
-            loop_transform.ApplyForLoopCanonicalizationPatternsOp()
-            tensor_transform.ApplyMergeConsecutiveInsertExtractSlicePatternsOp()
-            transform.ApplyCanonicalizationPatternsOp()
-        simplify(root)
-
-    schedule.apply("drop_unit_loops", {}, build)
-
-
-def rfactor(schedule: Schedule, loop: Loop, lanes: int) -> str:
-    """See :meth:`Schedule.rfactor`."""
-    op = schedule.block(loop.block)
-    if loop.op is not None or loop.kind != "reduction":
-        raise ScheduleError(f"rfactor: expected a reduction loop inside its block, got {loop}")
-    if lanes < 1 or loop.extent < 1 or loop.extent % lanes:
+    if loop.kind == "reduction":
         raise ScheduleError(
-            f"rfactor: {loop} has {loop.extent} iterations, which {lanes} does not divide"
+            f"decompose_reduction: {loop} is a reduction: each iteration would start anew"
         )
-    if len(op.results) != 1 or owner(outputs(op)[0]) is None or not inputs(op):
-        raise ScheduleError(f"rfactor: '{loop.block}' must have one result and an initial value")
-    names = loop_names(op)
-    number = names.index(loop.name)
-    sizes = [lanes if n == number else 0 for n in range(len(names))]
-    joined = f"{loop.block}_join"
-
-    def build(root: Handle) -> None:
-        any_op = transform.AnyOpType.get()
-        factored = structured.TileReductionUsingForOp(
-            [any_op],
-            any_op,
-            any_op,
-            any_op,
-            match_block(root, loop.block),
-            reduction_dims=[number],
-            tile_sizes=sizes,
-        )
-        annotate(factored.results[2], BLOCK, ir.StringAttr.get(joined))
-        name_loop(factored.results[3], loop.block, f"{loop.name}_0", "reduction")
-        clean(root)
-
-    schedule.apply("rfactor", {"loop": loop, "lanes": lanes}, build)
-    return joined
+    start = _start_of(op)
+    fill = next((n for n, other in blocks(schedule.function).items() if other == start), None)
+    if fill is None:
+        raise ScheduleError(f"decompose_reduction: no fill sets the initial value of '{block}'")
+    compute_at(schedule, fill, loop, "compute_at")
 
 
-def annotate_block(schedule: Schedule, block: str, key: str, value: str) -> None:
-    """See :meth:`Schedule.annotate`."""
-    schedule.block(block)
-    name = f"mlcflow.{key}"
-
-    def build(root: Handle) -> None:
-        annotate(match_block(root, block), name, ir.StringAttr.get(value))
-
-    schedule.apply("annotate", {"block": block, "key": key, "value": value}, build)
+def _start_of(op: ir.OpView) -> ir.OpView | None:
+    """The fill that sets what ``op`` accumulates into, seen through slices and loops."""
+    value = outputs(op)[0]
+    while True:
+        producer = owner(value)
+        if producer is None:
+            around = value.owner.owner.opview
+            if not isinstance(around, scf.ForOp):
+                return None
+            value = around.initArgs[ir.BlockArgument(value).arg_number - 1]
+        elif isinstance(producer, tensor.ExtractSliceOp):
+            value = producer.source
+        else:
+            return producer if is_fill(producer) else None

@@ -22,6 +22,8 @@ OF = "mlcflow.of"
 PARALLEL, BIND = "mlcflow.parallel", "mlcflow.bind"
 LOOP_KEYS = (LOOP, OF, KIND, PARALLEL, BIND)
 """What a loop carries; whoever replaces a loop takes it along."""
+RESERVED = frozenset({BLOCK, LOOPS, *LOOP_KEYS})
+"""What schedules write."""
 LETTERS = "ijklmnopqrst"
 
 

@@ -89,6 +89,11 @@ def bind(schedule: Schedule, loop: Loop, to: str) -> Loop:
     axes = [f"{level}.{axis}" for level in ("block", "warp", "thread") for axis in "xyz"]
     if to not in axes:
         raise ScheduleError(unknown_name("axis", to, axes))
+    for other in schedule.loops(loop.block):
+        if other.op is not None and other.name != loop.name and BIND in other.op.attributes:
+            taken = ir.StringAttr(other.op.attributes[BIND]).value
+            if taken == to:
+                raise ScheduleError(f"bind: {other} is bound to {to} already")
     return mark(schedule, "bind", loop, BIND, to)
 
 

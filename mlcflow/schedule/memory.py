@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING
 
 from mlcflow.errors import ScheduleError
 from mlcflow.graph.kernel import loop_extents
-from mlcflow.graph.linalg_ops import inputs, is_fill
-from mlcflow.mlir import ir, structured, transform
+from mlcflow.graph.linalg_ops import captured, indexing_maps, inputs, is_fill, loop_kinds, payload
+from mlcflow.mlir import ir, linalg, structured, transform
 from mlcflow.schedule.emit import annotate, clean, match_block
 from mlcflow.schedule.interpret import Handle
-from mlcflow.schedule.labels import BLOCK
+from mlcflow.schedule.labels import BLOCK, free, loop_names
 from mlcflow.schedule.loops import full_sizes
 
 if TYPE_CHECKING:
     from mlcflow.schedule.schedule import Schedule
+
+
+TRAPS = ("arith.divsi", "arith.divui", "arith.remsi", "arith.remui")
+"""Integer divisions, which stop the process where they divide by the zeros of the padding."""
+
+SUMS = ("arith.addf", "arith.addi")
 
 
 def cache_read(schedule: Schedule, block: str, operand: int) -> str:
@@ -24,7 +30,7 @@ def cache_read(schedule: Schedule, block: str, operand: int) -> str:
     count = len(inputs(op))
     if not 0 <= operand < count or not isinstance(op.operands[operand].type, ir.ShapedType):
         raise ScheduleError(f"cache_read: '{block}' reads operands 0 to {count - 1}, got {operand}")
-    name = _free(schedule, f"{block}_read{operand}")
+    name = free(f"{block}_read{operand}", "x", schedule.blocks())
 
     def build(root: Handle) -> None:
         ir.Operation.create(
@@ -45,7 +51,7 @@ def cache_write(schedule: Schedule, block: str) -> str:
     op = schedule.block(block)
     if len(op.results) != 1 or is_fill(op):
         raise ScheduleError(f"cache_write: '{block}' must compute one result")
-    name = _free(schedule, f"{block}_write")
+    name = free(f"{block}_write", "x", schedule.blocks())
 
     def build(root: Handle) -> None:
         ir.Operation.create(
@@ -55,13 +61,6 @@ def cache_write(schedule: Schedule, block: str) -> str:
         )
 
     schedule.apply("cache_write", {"block": block}, build)
-    return name
-
-
-def _free(schedule: Schedule, name: str) -> str:
-    taken = schedule.blocks()
-    while name in taken:
-        name += "x"
     return name
 
 
@@ -100,6 +99,17 @@ def pack(schedule: Schedule, block: str, sizes: Sequence[int]) -> None:
     schedule.apply("pack", {"block": block, "sizes": list(sizes)}, build)
 
 
+def _check_divides(
+    primitive: str, block: str, extents: Sequence[int], sizes: Sequence[int]
+) -> None:
+    for number, (extent, size) in enumerate(zip(extents, sizes, strict=True)):
+        if size and (extent < 0 or extent % size):
+            raise ScheduleError(
+                f"{primitive}: loop {number} of '{block}' has {extent} iterations, which {size} "
+                "does not divide; pad it first"
+            )
+
+
 def pad(schedule: Schedule, block: str, multiples: Sequence[int]) -> None:
     """See :meth:`Schedule.pad`."""
     op = schedule.block(block)
@@ -107,12 +117,16 @@ def pad(schedule: Schedule, block: str, multiples: Sequence[int]) -> None:
     dims = [number for number, multiple in enumerate(multiples) if multiple > 1]
     if not dims:
         raise ScheduleError(f"pad: no multiple above 1 in {list(multiples)}")
+    problem = _why_not(op, dims)
+    if problem:
+        raise ScheduleError(f"pad: {problem} in '{block}'")
+    # As text: the operands are gone, and the context another one, when the trace is printed.
+    zeros = [_zero(value.type) for value in op.operands]
 
     def build(root: Handle) -> None:
-        zeros = [_zero(value.type) for value in op.operands]
         structured.PadOp(
             match_block(root, block),
-            padding_values=zeros,
+            padding_values=[ir.Attribute.parse(zero) for zero in zeros],
             padding_dimensions=dims,
             pad_to_multiple_of=[multiples[number] for number in dims],
             nofold_flags=[0] * len(zeros),
@@ -123,19 +137,39 @@ def pad(schedule: Schedule, block: str, multiples: Sequence[int]) -> None:
     schedule.apply("pad", {"block": block, "multiples": list(multiples)}, build)
 
 
-def _zero(kind: ir.Type) -> ir.Attribute:
+def _why_not(op: ir.OpView, dims: list[int]) -> str:
+    """Why zeros would change the result of ``op``, or cannot be added; empty if they can."""
+    names, kinds = loop_names(op), loop_kinds(op)
+    simple = (ir.AffineDimExpr, ir.AffineConstantExpr)
+    if not all(isinstance(e, simple) for m in indexing_maps(op) for e in m.results):
+        return "loops that move through a window cannot be padded"
+    if any(inner.operation.name in TRAPS for inner in payload(op)):
+        return "an integer would be divided by the zeros of the padding"
+    for dim in dims:
+        if kinds[dim] == "reduction" and not _adds_nothing(op, dim):
+            return f"zeros along the reduction loop {names[dim]} would change the result"
+    return ""
+
+
+def _adds_nothing(op: ir.OpView, dim: int) -> bool:
+    """Whether an iteration over zeros leaves the accumulator as it is.
+
+    So do sums of products in which each factor is padded, and sums of one padded operand.
+    """
+    if linalg.isa_contraction_op(op.operation):
+        return "arith.maximumf" not in [inner.operation.name for inner in payload(op)]
+    inside = payload(op)
+    position = ir.AffineDimExpr.get(dim, op.context)
+    maps = indexing_maps(op)
+    return (
+        len(inside) == 1
+        and inside[0].operation.name in SUMS
+        and not captured(op)
+        and len(inputs(op)) == 1
+        and position in list(maps[0].results)
+    )
+
+
+def _zero(kind: ir.Type) -> str:
     element = ir.ShapedType(kind).element_type if isinstance(kind, ir.ShapedType) else kind
-    if isinstance(element, ir.IntegerType):
-        return ir.IntegerAttr.get(element, 0)
-    return ir.FloatAttr.get(element, 0.0)
-
-
-def _check_divides(
-    primitive: str, block: str, extents: Sequence[int], sizes: Sequence[int]
-) -> None:
-    for number, (extent, size) in enumerate(zip(extents, sizes, strict=True)):
-        if size and (extent < 0 or extent % size):
-            raise ScheduleError(
-                f"{primitive}: loop {number} of '{block}' has {extent} iterations, which {size} "
-                "does not divide; pad it first"
-            )
+    return f"{0 if isinstance(element, ir.IntegerType) else 0.0} : {element}"

@@ -75,14 +75,17 @@ def _swap_outer(schedule: Schedule, block: str, order: list[str]) -> None:
             if rank[first.name] > rank[second.name]:
                 perfect(schedule, "reorder", first, second)
                 _check_bounds(schedule.loop(str(first)), schedule.loop(str(second)))
-                schedule.emit(
-                    lambda root, first=first: ir.Operation.create(
-                        "schedule.interchange_loops", operands=[match_loop(root, first)]
-                    )
-                )
+                _swap(schedule, first)
                 break
         else:
             return
+
+
+def _swap(schedule: Schedule, outer: Loop) -> None:
+    def build(root: Handle) -> None:
+        ir.Operation.create("schedule.interchange_loops", operands=[match_loop(root, outer)])
+
+    schedule.emit(build)
 
 
 def perfect(schedule: Schedule, primitive: str, outer: Loop, inner: Loop) -> None:

@@ -183,9 +183,9 @@ def _next(decisions: _Decisions) -> list[int] | None:
 
 
 def _kernel_of(module: ir.Module, name: str) -> Kernel:
-    for kernel in find_kernels(module):
-        if kernel.name == name:
-            return kernel
+    named = {kernel.name: kernel for kernel in find_kernels(module)}
+    if name in named:
+        return named[name]
     function = next(op for op in module.body.operations if isinstance(op, func.FuncOp))
     kernel = read_kernel(function)
     assert kernel is not None

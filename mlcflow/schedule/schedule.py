@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlcflow.errors import ScheduleError
 from mlcflow.graph.kernel import Kernel
 from mlcflow.mlir import func, ir
-from mlcflow.schedule import fusion, labels, loops, memory, order, sampling, split, vectors
+from mlcflow.schedule import fusion, labels, loops, memory, order, sampling, shape, split, vectors
 from mlcflow.schedule.atomic import PRIMITIVE, primitive
 from mlcflow.schedule.emit import name_blocks
 from mlcflow.schedule.find import find_kernel
-from mlcflow.schedule.interpret import Handle, apply
+from mlcflow.schedule.interpret import apply
 from mlcflow.schedule.labels import PARALLEL, Loop
-from mlcflow.schedule.trace import Build, Step, Trace, plain
+from mlcflow.schedule.trace import Build, Step, Trace, apply_to, plain
 
 if TYPE_CHECKING:
     from mlcflow.report.explain import Explanation
-    from mlcflow.target import Target
 
 
 class Schedule:
@@ -38,6 +36,7 @@ class Schedule:
     """
 
     def __init__(self, module: ir.Module | Kernel, kernel: str | None = None) -> None:
+        self.module = module  # operations do not keep the module that owns them alive
         self.kernel = module if isinstance(module, Kernel) else find_kernel(module, kernel)
         self.function: func.FuncOp = self.kernel.function
         self.original = self.function.operation.clone(ip=False)  # what ``explain`` starts from
@@ -139,7 +138,7 @@ class Schedule:
     @primitive
     def annotate(self, block: str, key: str, value: str) -> None:
         """Set a string attribute on a block, for a later stage to read."""
-        fusion.annotate_block(self, block, key, value)
+        shape.annotate_block(self, block, key, value)
 
     # Fusion.
 
@@ -163,22 +162,30 @@ class Schedule:
         fusion.compute_at(self, block, self.loop(loop), "compute_at")
 
     @primitive
+    def reverse_compute_at(self, block: str, loop: Loop | str) -> None:
+        """Compute the elementwise ``block`` inside ``loop``, on the tile made there.
+
+        The loops down to ``loop`` are parallel, perfectly nested, and nothing else reads them.
+        """
+        fusion.reverse_compute_at(self, block, self.loop(loop))
+
+    @primitive
     def decompose_reduction(self, block: str, loop: Loop | str) -> None:
-        """Set the initial value of the reduction ``block`` inside ``loop``."""
+        """Set the initial value of the reduction ``block`` inside the parallel ``loop``."""
         fusion.decompose_reduction(self, block, self.loop(loop))
 
     @primitive
     def flatten(self, block: str) -> None:
-        """Collapse the loops of an elementwise block into one.
+        """Collapse the loops of an elementwise block that broadcasts nothing into one.
 
         Upstream: ``transform.structured.flatten_elementwise``.
         """
-        fusion.flatten(self, block)
+        shape.flatten(self, block)
 
     @primitive
     def drop_unit_loops(self) -> None:
-        """Remove the loops of one iteration that are inside blocks."""
-        fusion.drop_unit_loops(self)
+        """Remove the loops of one iteration that are inside blocks; before ``vectorize``."""
+        shape.drop_unit_loops(self)
 
     @primitive
     def rfactor(self, loop: Loop | str, lanes: int) -> str:
@@ -187,7 +194,7 @@ class Schedule:
         Gives the name of the block that joins them. Reorders the sum. Upstream:
         ``transform.structured.tile_reduction_using_for``.
         """
-        return fusion.rfactor(self, self.loop(loop), lanes)
+        return shape.rfactor(self, self.loop(loop), lanes)
 
     # Memory.
 
@@ -244,12 +251,7 @@ class Schedule:
 
     @primitive
     def sample_perfect_tile(
-        self,
-        loop: Loop | str,
-        n: int,
-        *,
-        innermost: int = 64,
-        decision: Sequence[int] | None = None,
+        self, loop: Loop | str, n: int, *, innermost: int = 64, decision: Any = None
     ) -> list[int]:
         """Decide how to split ``loop`` into ``n`` factors, the last up to ``innermost``.
 
@@ -264,11 +266,11 @@ class Schedule:
         """Decide between ``options``: numbers, strings or lists of them."""
         return sampling.sample_categorical(self, list(options), decision)
 
-    def explain(self, *, measure: bool = False, target: Target | None = None) -> Explanation:
-        """What each step matched, changed and, with ``measure``, brought; see ``report.explain``."""
+    def explain(self, *, measure: bool = False) -> Explanation:
+        """What each step matched, changed and, with ``measure``, brought."""
         from mlcflow.report.explain import explain
 
-        return explain(self, measure=measure, target=target)
+        return explain(self, measure=measure)
 
     # What the primitives are made of.
 
@@ -281,18 +283,7 @@ class Schedule:
 
     def emit(self, build: Build) -> None:
         """Apply transform operations, as a part of the last step."""
-        step = self.trace.steps[-1]
-
-        def named(root: Handle) -> None:
-            build(root)
-            name_blocks(root)
-
-        try:
-            apply(self.function, named)
-            self.function.operation.verify()
-        except (ScheduleError, ir.MLIRError) as error:
-            raise ScheduleError(f"kernel '{self.kernel.name}': {step}: {error}") from error
-        step.builds.append(named)
+        apply_to(self.function, self.trace.steps[-1], build, self.kernel.name)
 
     def apply(self, primitive: str, arguments: dict[str, Any], build: Build) -> None:
         """Note a step and apply it."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlcflow import mlir
 from mlcflow.errors import ScheduleError
-from mlcflow.mlir import ir
+from mlcflow.mlir import func, ir
 from mlcflow.schedule.emit import name_blocks
-from mlcflow.schedule.interpret import Handle, sequence
+from mlcflow.schedule.interpret import Handle, apply, sequence
 from mlcflow.schedule.labels import Loop
 
 if TYPE_CHECKING:
@@ -66,6 +66,21 @@ class Trace(Sequence[Step]):
         for step in self.steps:
             for build in step.builds:
                 build(root)
+
+
+def apply_to(function: func.FuncOp, step: Step, build: Build, kernel: str) -> None:
+    """Apply what ``build`` emits as a part of ``step``. Raises ``ScheduleError``."""
+
+    def named(root: Handle) -> None:
+        build(root)
+        name_blocks(root)
+
+    try:
+        apply(function, named)
+        function.operation.verify()
+    except (ScheduleError, ir.MLIRError) as error:
+        raise ScheduleError(f"kernel '{kernel}': {step}: {error}") from error
+    step.builds.append(named)
 
 
 def _plain(step: Step) -> dict[str, Any]:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 from mlcflow.errors import ScheduleError, unknown_name
 from mlcflow.graph.kernel import loop_extents
 from mlcflow.graph.linalg_ops import captured, combines_inputs, is_fill, loop_kinds, payload
-from mlcflow.mlir import ir, linalg, loop_transform, structured, tensor_transform, transform
+from mlcflow.mlir import (
+    ir,
+    linalg,
+    loop_transform,
+    scf,
+    structured,
+    tensor_transform,
+    transform,
+    walk,
+)
 from mlcflow.schedule.emit import match_block, match_loops, simplify
 from mlcflow.schedule.interpret import Handle
 
@@ -92,6 +101,12 @@ def tensorize(schedule: Schedule, block: str, intrinsic: str) -> None:
 
 def hoist(schedule: Schedule) -> None:
     """See :meth:`Schedule.hoist`."""
+    operations = walk(schedule.function)
+    if not any(isinstance(op, scf.ForOp) for op in operations) and schedule.blocks():
+        raise ScheduleError(
+            f"hoist: kernel '{schedule.kernel.name}' has no loop to move anything out of; "
+            "split or tile its blocks first"
+        )
 
     def build(root: Handle) -> None:
         transform.ApplyLoopInvariantCodeMotionOp(match_loops(root))
