@@ -12,12 +12,16 @@ _SKIPPED = ("constant", "extf", "truncf", "index", "yield", "cmpf", "cmpi", "ass
 
 
 def kernel_name(group: list[ir.OpView]) -> str:
-    """A name for a group: its root, then what is done to the root's result."""
+    """A name for a group: its root, then what is done to the root's result.
+
+    A single word gets ``_kernel``: a kernel called ``exp`` would take the place of the C
+    function of that name, which LLVM calls for the operation.
+    """
     words: list[str] = []
     for op in group:
         words += _words(op)
     short = [word for word, before in zip(words, ["", *words], strict=False) if word != before]
-    return "_".join(short[:LONGEST]) or "copy"
+    return "_".join(short[:LONGEST] if len(short) > 1 else [*(short or ["copy"]), "kernel"])
 
 
 def _words(op: ir.OpView) -> list[str]:

@@ -172,3 +172,11 @@ def test_unsupported_operations_all_at_once():
     found = re.findall(r"torch\.aten\.(\w+)\(.*\) x (\d), at (.*)", message)
     lines = {name: re.findall(r"test_operations\.py:(\d+)", where) for name, _, where in found}
     assert lines == {"lgamma": [str(first + 1), str(first + 3)], "erfinv": [str(first + 2)]}
+
+
+@pytest.mark.parametrize("pipeline", ["reference", "cpu"])
+def test_a_kernel_does_not_take_the_place_of_a_c_function(pipeline):
+    # LLVM calls `exp` of the C library for f64; a kernel of that name called itself.
+    x = torch.rand(2, 8, dtype=torch.float64)
+    exe = mlcflow.compile(lambda x: x.exp(), x, pipeline=pipeline)
+    assert torch.equal(exe(x), x.exp())

@@ -2,9 +2,9 @@
 
 // Kernels of the same structure are one function, called twice.
 // CHECK-LABEL: func.func @main
-// CHECK: call @matmul
-// CHECK: call @matmul
-// CHECK: func.func private @matmul
+// CHECK: call @matmul_kernel
+// CHECK: call @matmul_kernel
+// CHECK: func.func private @matmul_kernel
 // CHECK-NOT: func.func
 func.func @main(%a: tensor<16x16xf32>, %b: tensor<16x16xf32>) -> tensor<16x16xf32> {
   %zero = arith.constant 0.0 : f32

@@ -1,7 +1,7 @@
 // RUN: mlcflow opt %s --pipeline=cpu --until=schedule | filecheck %s
 
 // No rule covers booleans: the kernel keeps its linalg operation, and says so.
-// CHECK-LABEL: func.func private @and
+// CHECK-LABEL: func.func private @and_kernel
 // CHECK-SAME: mlcflow.rule = "loops"
 // CHECK: linalg.generic
 func.func @main(%a: tensor<64xi1>, %b: tensor<64xi1>) -> tensor<64xi1> {

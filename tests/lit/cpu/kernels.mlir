@@ -8,14 +8,14 @@
 // CHECK-LABEL: func.func @prepare
 // CHECK-SAME: mlcflow.parameter = "w"
 // CHECK-SAME: mlcflow.prepared = "w#0"
-// CHECK: call @copy
+// CHECK: call @copy_kernel
 // CHECK-LABEL: func.func private @matmul_add_maximum
 // CHECK: linalg.matmul
 // CHECK: linalg.generic
 // CHECK: arith.addf
 // CHECK-NEXT: arith.maximumf
 // CHECK-NOT: linalg.generic
-// CHECK-LABEL: func.func private @copy
+// CHECK-LABEL: func.func private @copy_kernel
 
 func.func @main(%x: tensor<32x64xf32> {mlcflow.input = "x"},
                 %w: tensor<16x64xf32> {mlcflow.parameter = "w"},

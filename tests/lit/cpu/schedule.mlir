@@ -9,7 +9,7 @@
 // CHECK: arith.addf {{.*}} : vector<16x16xf32>
 // CHECK-NEXT: arith.maximumf {{.*}} : vector<16x16xf32>
 // CHECK-NEXT: vector.transfer_write
-// CHECK-LABEL: func.func private @copy
+// CHECK-LABEL: func.func private @copy_kernel
 // CHECK-SAME: mlcflow.rule = "loops"
 
 func.func @main(%x: tensor<32x64xf32> {mlcflow.input = "x"},
