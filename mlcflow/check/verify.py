@@ -27,8 +27,8 @@ def check_executable(
         original = model.module()
         if not args and not kwargs and model.example_inputs is not None:
             args, kwargs = model.example_inputs
-    if isinstance(original, torch.nn.Module):
-        original = copy.deepcopy(original)  # running statistics change
+    if isinstance(original, torch.nn.Module) and executable.mutated_parameters:
+        original = copy.deepcopy(original)  # running it would change its statistics
     before = {name: executable.parameters[name].clone() for name in executable.mutated_parameters}
     with torch.no_grad():
         ours, theirs = copy.deepcopy((args, kwargs)), copy.deepcopy((args, kwargs))
