@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 _REQUIREMENT = re.compile(r"""([\w.-]+)([^;\[]*)(?:;.*extra\s*==\s*["']([\w-]+)["'])?$""")
-_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+_DISTRIBUTIONS = {"elftools": "pyelftools", "sklearn": "scikit-learn"}
 
 
 @dataclass(frozen=True)

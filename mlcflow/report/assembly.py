@@ -57,16 +57,18 @@ class Instruction:
 class HotLoop:
     """Where a function spends its time, as far as its instructions tell.
 
-    The innermost loop with the most vector arithmetic; the whole function if it has no loop
-    (then ``is_loop`` is false). ``fmas``: fused multiply-adds of one iteration by the width of
-    their registers in bits, scalars as 32 or 64. ``loads`` and ``stores`` include ``spills``,
-    those of the stack. ``calls``: the functions it calls, mostly of the C mathematics library.
+    Of the innermost loops that compute, the most deeply nested; of those, the one with the
+    widest and most arithmetic. The whole function if it has no loop (then ``is_loop`` is false).
+    ``fmas``: fused multiply-adds of one iteration by the width of their registers in bits,
+    scalars as 32 or 64; ``arithmetic``: all of it, likewise. ``loads`` and ``stores`` include
+    ``spills``, those of the stack. ``calls``: the functions it calls, mostly of the C
+    mathematics library.
     """
 
     function: str
     is_loop: bool
     fmas: Mapping[int, int]
-    arithmetic: int
+    arithmetic: Mapping[int, int]
     loads: int
     stores: int
     spills: int
@@ -79,16 +81,20 @@ class HotLoop:
         return "\n".join(instruction.text for instruction in self.instructions)
 
     def __str__(self) -> str:
-        fmas = " + ".join(f"{n} x {bits} bit" for bits, n in sorted(self.fmas.items())[::-1])
+        others = {bits: n - self.fmas.get(bits, 0) for bits, n in self.arithmetic.items()}
         words = [
-            f"{len(self.instructions)} instructions",
-            f"FMA {fmas or 'none'}",
-            f"{self.loads} loads",
-            f"{self.stores} stores",
-            f"{self.spills} spills",
+            f"FMA {_by_width(self.fmas)}",
+            f"other arithmetic {_by_width(others)}" if any(others.values()) else "",
+            f"{self.loads} loads, {self.stores} stores, {self.spills} spills",
             "calls " + ", ".join(dict.fromkeys(self.calls)) if self.calls else "no calls",
+            f"{len(self.instructions)} instructions" + ("" if self.is_loop else ", no loop"),
         ]
-        return ("" if self.is_loop else "no loop: ") + ", ".join(words)
+        return "; ".join(word for word in words if word)
+
+
+def _by_width(counts: Mapping[int, int]) -> str:
+    widest = sorted(counts.items(), reverse=True)
+    return " + ".join(f"{n} x {bits} bit" for bits, n in widest if n) or "none"
 
 
 @dataclass(frozen=True)
@@ -104,17 +110,21 @@ class Function:
         return tuple(each.call for each in self.instructions if each.call)
 
     @cached_property
-    def loops(self) -> list[tuple[Instruction, ...]]:
-        """The innermost loops: from the target of a backward jump to the jump."""
-        spans = sorted({(i.target, i.address) for i in self.instructions if self._is_back(i)})
-        innermost = [
-            span
-            for span in spans
-            if not any(o != span and span[0] <= o[0] and o[1] <= span[1] for o in spans)
-        ]
+    def loops(self) -> list[tuple[int, tuple[Instruction, ...]]]:
+        """The innermost loops, from the target of a backward jump to the jump, with their depth."""
+        spans = {i.target: i.address for i in self.instructions if self._is_back(i)}
+        around = {
+            span: [o for o in spans.items() if o != span and o[0] <= span[0] and span[1] <= o[1]]
+            for span in spans.items()
+        }
+        outer = {other for others in around.values() for other in others}
         return [
-            tuple(i for i in self.instructions if first <= i.address <= last)
-            for first, last in innermost
+            (
+                len(others) + 1,
+                tuple(i for i in self.instructions if span[0] <= i.address <= span[1]),
+            )
+            for span, others in sorted(around.items())
+            if span not in outer
         ]
 
     def _is_back(self, instruction: Instruction) -> bool:
@@ -133,18 +143,22 @@ class Function:
 def hot_loop(function: Function) -> HotLoop:
     """The loop of ``function`` that does its work; see :class:`HotLoop`."""
 
-    def work(loop: tuple[Instruction, ...]) -> tuple[int, int, int]:
+    def work(loop: tuple[int, tuple[Instruction, ...]]) -> tuple[bool, int, int, int]:
         # A call in an innermost loop is a function of the mathematics library per element.
-        calls = sum(bool(each.call) for each in loop)
-        return sum(each.arithmetic_bits for each in loop), calls, len(loop)
+        depth, body = loop
+        calls = sum(bool(each.call) for each in body)
+        bits = sum(each.arithmetic_bits for each in body)
+        return bool(bits or calls), depth, bits, calls
 
-    body = max(function.loops, key=work, default=function.instructions)
+    whole = (0, function.instructions)
+    body = max(function.loops, key=work, default=whole)[1]
     fmas = Counter(each.fma_bits for each in body if each.fma_bits)
+    arithmetic = Counter(each.arithmetic_bits for each in body if each.arithmetic_bits)
     return HotLoop(
         function=function.name,
         is_loop=bool(function.loops),
         fmas=dict(fmas),
-        arithmetic=sum(bool(each.arithmetic_bits) for each in body),
+        arithmetic=dict(arithmetic),
         loads=sum(each.loads for each in body),
         stores=sum(each.stores for each in body),
         spills=sum(each.stack for each in body),
