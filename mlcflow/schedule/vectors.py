@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlcflow.errors import ScheduleError, unknown_name
 from mlcflow.graph.kernel import loop_extents
-from mlcflow.graph.linalg_ops import captured, combines_inputs, is_fill, loop_kinds, payload
+from mlcflow.graph.linalg_ops import captured, combines_inputs, is_fill, is_generic, loop_kinds, payload
 from mlcflow.mlir import (
     ir,
     linalg,
@@ -42,9 +42,15 @@ def vectorize(schedule: Schedule, chosen: list[str]) -> None:
     if problems:
         raise ScheduleError("vectorize: " + "; ".join(problems))
 
+    generic = {name for name in names if _is_generic_contraction(schedule.block(name))}
+
     def build(root: Handle) -> None:
         for name in names:
-            vectorized = structured.VectorizeOp(match_block(root, name), [])
+            block = match_block(root, name)
+            if name in generic:
+                any_op = transform.AnyOpType.get()
+                block = structured.SpecializeOp(any_op, block, emit_category=True).result
+            vectorized = structured.VectorizeOp(block, [])
             # Without it the vectorizer broadcasts the operands of a contraction, which then
             # never becomes a vector.contract.
             vectorized.operation.attributes["create_named_contraction"] = ir.UnitAttr.get()
@@ -53,6 +59,11 @@ def vectorize(schedule: Schedule, chosen: list[str]) -> None:
             transform.ApplyCanonicalizationPatternsOp()
 
     schedule.apply("vectorize", {"blocks": chosen}, build)
+
+
+def _is_generic_contraction(op: ir.OpView) -> bool:
+    """A contraction that the vectorizer sees as one only when it is called so."""
+    return is_generic(op) and linalg.isa_contraction_op(op.operation)
 
 
 def why_not(op: ir.OpView, name: str) -> str:
