@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from mlcflow.errors import ScheduleError, unknown_name
 from mlcflow.graph.kernel import loop_extents
-from mlcflow.graph.linalg_ops import captured, combines_inputs, is_fill, is_generic, loop_kinds, payload
+from mlcflow.graph.linalg_ops import (
+    captured,
+    combines_inputs,
+    is_fill,
+    is_generic,
+    loop_kinds,
+    payload,
+)
 from mlcflow.mlir import (
     ir,
     linalg,
