@@ -1,6 +1,6 @@
 """``schedule.cache_read``: copy an operand into memory of its own before it is read."""
 
-from mlcflow.dialects.schedule.dialect import ScheduleDialect, attach
+from mlcflow.dialects.schedule.dialect import Erase, ScheduleDialect, attach
 from mlcflow.mlir import arith, ext, ir, linalg, tensor, transform
 from mlcflow.schedule.labels import BLOCK
 
@@ -21,7 +21,7 @@ def load() -> None:
     attach(CacheRead, _apply)
 
 
-def _apply(op: ir.OpView, payload: list[ir.OpView]) -> None:
+def _apply(op: ir.OpView, payload: list[ir.OpView], erase: Erase) -> None:
     number = op.operand_number.value
     for target in payload:
         value = target.operands[number]

@@ -1,7 +1,7 @@
 """``schedule.cache_write``: compute into memory of its own, then copy to the destination."""
 
 from mlcflow.dialects.schedule.cache_read import copy_of, empty_like
-from mlcflow.dialects.schedule.dialect import ScheduleDialect, attach
+from mlcflow.dialects.schedule.dialect import Erase, ScheduleDialect, attach
 from mlcflow.graph.linalg_ops import is_fill, owner
 from mlcflow.mlir import ext, ir, transform
 from mlcflow.schedule.labels import BLOCK
@@ -23,7 +23,7 @@ def load() -> None:
     attach(CacheWrite, _apply)
 
 
-def _apply(op: ir.OpView, payload: list[ir.OpView]) -> None:
+def _apply(op: ir.OpView, payload: list[ir.OpView], erase: Erase) -> None:
     for target in payload:
         number = len(target.operands) - 1
         given = target.operands[number]
@@ -44,4 +44,4 @@ def _apply(op: ir.OpView, payload: list[ir.OpView]) -> None:
         for user, position in uses:
             user.operation.operands[position] = copy.results[0]
         if fill is not None and is_fill(fill) and not list(fill.results[0].uses):
-            fill.operation.erase()
+            erase(fill.operation)

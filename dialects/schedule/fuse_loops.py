@@ -1,6 +1,6 @@
 """``schedule.fuse_loops``: one loop over all pairs of iterations of two nested ones."""
 
-from mlcflow.dialects.schedule.dialect import ScheduleDialect, attach
+from mlcflow.dialects.schedule.dialect import Erase, ScheduleDialect, attach
 from mlcflow.mlir import arith, ext, ir, scf, transform
 from mlcflow.schedule.labels import KIND, LOOP, OF, constant
 from mlcflow.schedule.nests import inner_loop
@@ -21,7 +21,7 @@ def load() -> None:
     attach(FuseLoops, _apply)
 
 
-def _apply(op: ir.OpView, payload: list[ir.OpView]) -> None:
+def _apply(op: ir.OpView, payload: list[ir.OpView], erase: Erase) -> None:
     for outer in payload:
         inner = inner_loop(outer)
         assert inner is not None  # checked before the operation was built
@@ -44,7 +44,7 @@ def _apply(op: ir.OpView, payload: list[ir.OpView]) -> None:
             inner.induction_variable.replace_all_uses_with(_scaled(second, inner_step, inner_low))
         for old, new in zip(outer.results, fused.results, strict=True):
             old.replace_all_uses_with(new)
-        outer.operation.erase()
+        erase(outer.operation)
 
 
 def _bounds(loop: scf.ForOp) -> tuple[int, int, int]:

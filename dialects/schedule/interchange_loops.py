@@ -1,6 +1,6 @@
 """``schedule.interchange_loops``: swap a loop with the one directly inside it."""
 
-from mlcflow.dialects.schedule.dialect import ScheduleDialect, attach
+from mlcflow.dialects.schedule.dialect import Erase, ScheduleDialect, attach
 from mlcflow.mlir import ext, ir, scf, transform
 from mlcflow.schedule.labels import LOOP_KEYS
 from mlcflow.schedule.nests import inner_loop
@@ -17,7 +17,7 @@ def load() -> None:
     attach(InterchangeLoops, _apply)
 
 
-def _apply(op: ir.OpView, payload: list[ir.OpView]) -> None:
+def _apply(op: ir.OpView, payload: list[ir.OpView], erase: Erase) -> None:
     for outer in payload:
         inner = inner_loop(outer)
         assert inner is not None  # checked before the operation was built

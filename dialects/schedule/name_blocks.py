@@ -1,6 +1,6 @@
 """``schedule.name_blocks``: name the linalg operations of a function and their loops."""
 
-from mlcflow.dialects.schedule.dialect import ScheduleDialect, attach
+from mlcflow.dialects.schedule.dialect import Erase, ScheduleDialect, attach
 from mlcflow.graph.kernel import read_kernel
 from mlcflow.mlir import ext, ir, transform
 from mlcflow.schedule.labels import label, label_new
@@ -17,7 +17,7 @@ def load() -> None:
     attach(NameBlocks, _apply)
 
 
-def _apply(op: ir.OpView, payload: list[ir.OpView]) -> None:
+def _apply(op: ir.OpView, payload: list[ir.OpView], erase: Erase) -> None:
     for function in payload:
         kernel = read_kernel(function)
         if kernel is not None:

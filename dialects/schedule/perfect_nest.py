@@ -1,6 +1,6 @@
 """``schedule.perfect_nest``: move the slices between two loops into the inner one."""
 
-from mlcflow.dialects.schedule.dialect import ScheduleDialect, attach
+from mlcflow.dialects.schedule.dialect import Erase, ScheduleDialect, attach
 from mlcflow.mlir import affine, ext, ir, scf, tensor, transform
 from mlcflow.schedule.labels import LOOP_KEYS
 from mlcflow.schedule.nests import Between, between
@@ -21,15 +21,15 @@ def load() -> None:
     attach(PerfectNest, _apply)
 
 
-def _apply(op: ir.OpView, payload: list[ir.OpView]) -> None:
+def _apply(op: ir.OpView, payload: list[ir.OpView], erase: Erase) -> None:
     for outer in payload:
         found = between(outer)
         assert found is not None  # checked before the operation was built
         if found.insert is not None:
-            _perfect(outer, found)
+            _perfect(outer, found, erase)
 
 
-def _perfect(outer: scf.ForOp, found: Between) -> None:
+def _perfect(outer: scf.ForOp, found: Between, erase: Erase) -> None:
     assert found.extract is not None and found.insert is not None
     inner = found.inner
     carried = outer.inner_iter_args[0]
@@ -51,17 +51,19 @@ def _perfect(outer: scf.ForOp, found: Between) -> None:
         if isinstance(inside, scf.YieldOp):
             value = inside.operands[0]
             inside.operation.erase()
-            _put_back(anchor, value, new, found)
+            _put_back(anchor, value, new, found, erase)
             break
         inside.operation.detach_from_parent()
         anchor.insert(inside)
     outer_yield = outer.body.operations[len(outer.body.operations) - 1]
     outer_yield.operation.operands[0] = new.results[0]
-    found.insert.operation.erase()
-    inner.operation.erase()
+    erase(found.insert.operation)
+    erase(inner.operation)
 
 
-def _put_back(anchor: ir.InsertionPoint, value: ir.Value, new: scf.ForOp, found: Between) -> None:
+def _put_back(
+    anchor: ir.InsertionPoint, value: ir.Value, new: scf.ForOp, found: Between, erase: Erase
+) -> None:
     """Insert ``value`` into the tensor that ``new`` carries, where its slice was taken.
 
     What was inserted into that slice is inserted into the whole directly, at the sum of the
@@ -73,7 +75,7 @@ def _put_back(anchor: ir.InsertionPoint, value: ir.Value, new: scf.ForOp, found:
     with anchor:
         if isinstance(last, tensor.InsertSliceOp) and last.dest == found.extract.result:
             _insert_merged(last, found.insert, carried)
-            last.operation.erase()
+            erase(last.operation)
         else:
             copy = found.insert.operation.clone()
             copy.operands[0] = value

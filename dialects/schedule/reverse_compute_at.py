@@ -1,6 +1,6 @@
 """``schedule.reverse_compute_at``: compute a consumer where its producer's tile is made."""
 
-from mlcflow.dialects.schedule.dialect import ScheduleDialect, attach
+from mlcflow.dialects.schedule.dialect import Erase, ScheduleDialect, attach
 from mlcflow.graph.linalg_ops import indexing_maps, outputs
 from mlcflow.mlir import ext, func, ir, tensor, transform
 from mlcflow.schedule.consumers import Consumption, consumption
@@ -23,13 +23,13 @@ def load() -> None:
     attach(ReverseComputeAt, _apply)
 
 
-def _apply(op: ir.OpView, payload: list[ir.OpView]) -> None:
+def _apply(op: ir.OpView, payload: list[ir.OpView], erase: Erase) -> None:
     for loop in payload:
         consumer = find_block(_function(loop), op.block_name.value)
         found = consumption(consumer, loop)
         assert isinstance(found, Consumption)  # checked before the operation was built
         _carry(consumer, found)
-        _move(consumer, found)
+        _move(consumer, found, erase)
 
 
 def _function(op: ir.OpView) -> func.FuncOp:
@@ -58,7 +58,7 @@ def _carry(consumer: ir.OpView, found: Consumption) -> None:
     found.loops[0].operation.operands[3] = outputs(consumer)[0]
 
 
-def _move(consumer: ir.OpView, found: Consumption) -> None:
+def _move(consumer: ir.OpView, found: Consumption, erase: Erase) -> None:
     insert, made = found.insert, found.loops[0].results[0]
     tile = insert.source
     with ir.InsertionPoint(insert), insert.location:
@@ -73,7 +73,7 @@ def _move(consumer: ir.OpView, found: Consumption) -> None:
     copy.results[0].set_type(operands[-1].type)
     insert.operation.operands[0] = copy.results[0]
     consumer.results[0].replace_all_uses_with(made)
-    consumer.operation.erase()
+    erase(consumer.operation)
 
 
 def _slice(value: ir.Value, affine_map: ir.AffineMap, insert: tensor.InsertSliceOp) -> ir.Value:

@@ -2,7 +2,7 @@
 
 import math
 
-from mlcflow.dialects.schedule.dialect import ScheduleDialect, attach
+from mlcflow.dialects.schedule.dialect import Erase, ScheduleDialect, attach
 from mlcflow.mlir import affine, arith, ext, ir, scf, transform
 from mlcflow.schedule.labels import KIND, LOOP, OF, constant
 
@@ -24,7 +24,7 @@ def load() -> None:
     attach(SplitLoop, _apply)
 
 
-def _apply(op: ir.OpView, payload: list[ir.OpView]) -> None:
+def _apply(op: ir.OpView, payload: list[ir.OpView], erase: Erase) -> None:
     factors = [ir.IntegerAttr(factor).value for factor in op.factors]
     for loop in payload:
         loop.attributes[LOOP] = op.loop_names[0]
@@ -56,7 +56,7 @@ def _split(outer: scf.ForOp, count: int) -> scf.ForOp:
         anchor.insert(inside)
     with ir.InsertionPoint(outer.body), outer.location:
         scf.YieldOp(list(inner.results))
-    outer.induction_variable.replace_all_uses_except(position.result, [position])
+    outer.induction_variable.replace_all_uses_except(position.result, position.operation)
     for old, new in zip(outer.inner_iter_args, inner.inner_iter_args, strict=True):
-        old.replace_all_uses_except(new, [inner])
+        old.replace_all_uses_except(new, inner.operation)
     return inner

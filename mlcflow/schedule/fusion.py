@@ -82,17 +82,14 @@ def compute_at(schedule: Schedule, block: str, loop: Loop, primitive: str) -> No
     """See :meth:`Schedule.compute_at`."""
     op = schedule.block(block)
     _check_around(schedule, primitive, block, loop)
-    if not any(_is_inside(use.owner, loop) for result in op.results for use in result.uses):
-        readers = dict.fromkeys(
-            name
-            for result in op.results
-            for use in result.uses
-            for name, other in blocks(schedule.function).items()
-            if other.operation == use.owner.operation
-        )
+    users = [use.owner for result in op.results for use in result.uses]
+    outside = [user for user in users if not _is_inside(user, loop)]
+    # With readers inside and outside, upstream computes the block twice, or crashes.
+    if outside or not users:
+        readers = dict.fromkeys(name for user in outside for name in _blocks_of(schedule, user))
         raise ScheduleError(
-            f"{primitive}: nothing inside {loop} reads a part of '{block}'; "
-            f"read by: {', '.join(readers) or 'a loop as a whole, or the result'}"
+            f"{primitive}: expected everything that reads '{block}' to be inside {loop}, "
+            f"found outside: {', '.join(readers) or 'a loop as a whole, or the result'}"
         )
 
     def build(root: Handle) -> None:
@@ -100,6 +97,14 @@ def compute_at(schedule: Schedule, block: str, loop: Loop, primitive: str) -> No
         clean(root)
 
     schedule.apply(primitive, {"block": block, "loop": loop}, build)
+
+
+def _blocks_of(schedule: Schedule, user: ir.OpView) -> list[str]:
+    """The names of the blocks that read through ``user``: a block itself, or a slice."""
+    readers = [use.owner for result in user.results for use in result.uses]
+    found = [user, *readers] if isinstance(user.opview, tensor.ExtractSliceOp) else [user]
+    named = blocks(schedule.function).items()
+    return [name for name, op in named if op.operation in [other.operation for other in found]]
 
 
 def _check_around(schedule: Schedule, primitive: str, block: str, loop: Loop) -> None:
@@ -129,7 +134,7 @@ def reverse_compute_at(schedule: Schedule, block: str, loop: Loop) -> None:
     schedule.record("reverse_compute_at", {"block": block, "loop": loop})
     assert loop.op is not None
     around = nest_of(schedule.block(block), loop.op)
-    loops = [each for each in schedule.loops(loop.block) if each.op in around]
+    loops = [each for each in schedule.loops(loop.block) if each.op is not None and each.op in around]
     for outer, inner in itertools.pairwise(loops):
         perfect(
             schedule,
@@ -163,9 +168,9 @@ def decompose_reduction(schedule: Schedule, block: str, loop: Loop) -> None:
             f"decompose_reduction: {loop} is a reduction: each iteration would start anew"
         )
     start = _start_of(op)
-    fill = next((n for n, other in blocks(schedule.function).items() if other == start), None)
-    if fill is None:
+    if start is None:
         raise ScheduleError(f"decompose_reduction: no fill sets the initial value of '{block}'")
+    fill = next(name for name, other in blocks(schedule.function).items() if other == start)
     compute_at(schedule, fill, loop, "compute_at")
 
 
