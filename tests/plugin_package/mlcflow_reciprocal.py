@@ -2,7 +2,7 @@
 """Divisions by a constant become multiplications, which take less time."""
 
 from mlcflow import Pass, Pipeline, Schedule, Stage, Target
-from mlcflow.dialects.schedule.dialect import attach
+from mlcflow.dialects.schedule.dialect import Erase, attach
 from mlcflow.graph.kernel import Kernel
 from mlcflow.mlir import arith, ext, ir, transform, walk
 from mlcflow.pipelines import reference
@@ -25,13 +25,13 @@ def load() -> None:
     attach(Multiply, _multiply)
 
 
-def _multiply(op: ir.OpView, payload: list[ir.OpView]) -> None:
+def _multiply(op: ir.OpView, payload: list[ir.OpView], erase: Erase) -> None:
     for division in (found for root in payload for found in divisions(root)):
         with ir.InsertionPoint(division), division.location:
             one = arith.constant(division.result.type, 1.0)
             product = arith.mulf(division.lhs, arith.divf(one, division.rhs))
         division.result.replace_all_uses_with(product)
-        division.operation.erase()
+        erase(division.operation)
 
 
 def divisions(root: ir.OpView) -> list[ir.OpView]:
