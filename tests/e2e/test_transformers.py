@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from model_ir import calls, count, kernel_rules
 
 import mlcflow
 
@@ -65,6 +66,11 @@ def test_model(pipeline, build):
     with torch.no_grad():
         expected = model(*inputs)
     assert len(executable.parameters) >= 10
+    if pipeline == "cpu":
+        rules = kernel_rules(executable)
+        assert len(rules) < sum(calls(executable, "kernels").values())  # equal layers share
+        assert build is resnet or "contraction" in rules.values()
+        assert count(executable, "bufferize", "memref.alloc") == 0
     torch.testing.assert_close(executable(*inputs), expected, rtol=1e-3, atol=1e-4)
     changed = tuple(x.flip(0) for x in inputs)
     with torch.no_grad():
