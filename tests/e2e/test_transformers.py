@@ -68,7 +68,8 @@ def test_model(pipeline, build):
     assert len(executable.parameters) >= 10
     if pipeline == "cpu":
         rules = kernel_rules(executable)
-        assert len(rules) < sum(calls(executable, "kernels").values())  # equal layers share
+        layers = sum(calls(executable, "kernels").values())
+        assert build is resnet or len(rules) < layers  # equal layers share their kernels
         assert build is resnet or "contraction" in rules.values()
         assert count(executable, "bufferize", "memref.alloc") == 0
     torch.testing.assert_close(executable(*inputs), expected, rtol=1e-3, atol=1e-4)
