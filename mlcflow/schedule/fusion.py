@@ -134,7 +134,9 @@ def reverse_compute_at(schedule: Schedule, block: str, loop: Loop) -> None:
     schedule.record("reverse_compute_at", {"block": block, "loop": loop})
     assert loop.op is not None
     around = nest_of(schedule.block(block), loop.op)
-    loops = [each for each in schedule.loops(loop.block) if each.op is not None and each.op in around]
+    loops = [
+        each for each in schedule.loops(loop.block) if each.op is not None and each.op in around
+    ]
     for outer, inner in itertools.pairwise(loops):
         perfect(
             schedule,

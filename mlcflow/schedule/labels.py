@@ -204,3 +204,9 @@ def constant(value: ir.Value) -> int | None:
 def _text(op: ir.OpView, key: str) -> str:
     attributes = op.operation.attributes
     return ir.StringAttr(attributes[key]).value if key in attributes else ""
+
+
+def has_window(op: ir.OpView) -> bool:
+    """Whether loops are added up to a position, as those of a convolution."""
+    simple = (ir.AffineDimExpr, ir.AffineConstantExpr)
+    return not all(isinstance(e, simple) for m in indexing_maps(op) for e in m.results)

@@ -11,7 +11,7 @@ from mlcflow.graph.linalg_ops import captured, indexing_maps, inputs, is_fill, l
 from mlcflow.mlir import ir, linalg, structured, transform
 from mlcflow.schedule.emit import annotate, clean, match_block
 from mlcflow.schedule.interpret import Handle
-from mlcflow.schedule.labels import BLOCK, free, loop_names
+from mlcflow.schedule.labels import BLOCK, free, has_window, loop_names
 from mlcflow.schedule.loops import full_sizes
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def pack(schedule: Schedule, block: str, sizes: Sequence[int]) -> None:
     """See :meth:`Schedule.pack`."""
     op = schedule.block(block)
     sizes = full_sizes(op, sizes)
-    _check_divides("pack", block, loop_extents(op), sizes)
+    _check_pack(op, block, sizes)
 
     def build(root: Handle) -> None:
         packed = structured.PackOp(
@@ -99,14 +99,16 @@ def pack(schedule: Schedule, block: str, sizes: Sequence[int]) -> None:
     schedule.apply("pack", {"block": block, "sizes": list(sizes)}, build)
 
 
-def _check_divides(
-    primitive: str, block: str, extents: Sequence[int], sizes: Sequence[int]
-) -> None:
-    for number, (extent, size) in enumerate(zip(extents, sizes, strict=True)):
+def _check_pack(op: ir.OpView, block: str, sizes: Sequence[int]) -> None:
+    if not any(sizes):
+        raise ScheduleError(f"pack: no size above 0 in {list(sizes)}")
+    if has_window(op):
+        raise ScheduleError(f"pack: loops of '{block}' move through a window: cannot be packed")
+    for name, extent, size in zip(loop_names(op), loop_extents(op), sizes, strict=True):
         if size and (extent < 0 or extent % size):
             raise ScheduleError(
-                f"{primitive}: loop {number} of '{block}' has {extent} iterations, which {size} "
-                "does not divide; pad it first"
+                f"pack: {block}.{name} has {extent} iterations, which {size} does not divide; "
+                "pad it first"
             )
 
 
@@ -140,8 +142,7 @@ def pad(schedule: Schedule, block: str, multiples: Sequence[int]) -> None:
 def _why_not(op: ir.OpView, dims: list[int]) -> str:
     """Why zeros would change the result of ``op``, or cannot be added; empty if they can."""
     names, kinds = loop_names(op), loop_kinds(op)
-    simple = (ir.AffineDimExpr, ir.AffineConstantExpr)
-    if not all(isinstance(e, simple) for m in indexing_maps(op) for e in m.results):
+    if has_window(op):
         return "loops that move through a window cannot be padded"
     if any(inner.operation.name in TRAPS for inner in payload(op)):
         return "an integer would be divided by the zeros of the padding"

@@ -10,6 +10,7 @@ from mlcflow.graph.linalg_ops import (
     indexing_maps,
     inputs,
     is_elementwise,
+    is_generic,
     is_identity,
     outputs,
     owner,
@@ -25,7 +26,7 @@ from mlcflow.schedule.emit import (
     simplify,
 )
 from mlcflow.schedule.interpret import Handle
-from mlcflow.schedule.labels import BLOCK, RESERVED, Loop, loop_names
+from mlcflow.schedule.labels import BLOCK, RESERVED, Loop, blocks, has_window, loop_names
 
 if TYPE_CHECKING:
     from mlcflow.schedule.schedule import Schedule
@@ -52,7 +53,10 @@ def flatten(schedule: Schedule, block: str) -> None:
         )
 
     def build(root: Handle) -> None:
-        structured.FlattenElementwiseLinalgOp(transform.AnyOpType.get(), match_block(root, block))
+        flat = structured.FlattenElementwiseLinalgOp(
+            transform.AnyOpType.get(), match_block(root, block)
+        )
+        annotate(flat.result, BLOCK, ir.StringAttr.get(block))
         clean(root)
 
     schedule.apply("flatten", {"block": block}, build)
@@ -69,12 +73,28 @@ def drop_unit_loops(schedule: Schedule) -> None:
             "drop_unit_loops: no blocks are left, whose loops these are; call it before vectorize"
         )
 
+    kept = {
+        name: [loop.name for loop in schedule.loops(name) if loop.op is None and loop.extent != 1]
+        for name in schedule.blocks()
+    }
+    windows = [
+        name
+        for name, op in blocks(schedule.function).items()
+        if 1 in loop_extents(op) and not is_generic(op) and has_window(op)
+    ]
+
     def build(root: Handle) -> None:
+        for name in windows:  # the patterns below know generic windows only
+            structured.GeneralizeOp(match_block(root, name))
+        handles = {name: match_block(root, name) for name in kept}
         with ir.InsertionPoint(transform.ApplyPatternsOp(root).patterns):
             structured.ApplyFoldUnitExtentDimsViaSlicesPatternsOp()
             loop_transform.ApplyForLoopCanonicalizationPatternsOp()
             tensor_transform.ApplyMergeConsecutiveInsertExtractSlicePatternsOp()
             transform.ApplyCanonicalizationPatternsOp()
+        for name, handle in handles.items():
+            annotate(handle, BLOCK, ir.StringAttr.get(name))
+            name_inner(handle, kept[name])
         simplify(root)
 
     schedule.apply("drop_unit_loops", {}, build)

@@ -27,6 +27,7 @@ from mlcflow.mlir import (
 )
 from mlcflow.schedule.emit import match_block, match_loops, simplify
 from mlcflow.schedule.interpret import Handle
+from mlcflow.schedule.labels import has_window
 
 if TYPE_CHECKING:
     from mlcflow.schedule.schedule import Schedule
@@ -85,6 +86,8 @@ def why_not(op: ir.OpView, name: str) -> str:
         )
     if is_fill(op):
         return ""
+    if has_window(op):
+        return f"'{name}' moves through a window; split its loops to 1 and drop_unit_loops"
     inner = [other.operation.name for other in payload(op)] if op.regions else []
     odd = [n for n in inner if not n.startswith(("arith.", "math.", "linalg.index"))]
     odd += [n for n in inner if n in SCALAR_ONLY]

@@ -1,0 +1,130 @@
+"""Primitives that decide where data lies."""
+
+from __future__ import annotations
+
+import pytest
+from schedule_programs import (
+    batch_matmul,
+    convolution,
+    count,
+    elementwise,
+    linear_relu,
+    matmul,
+    names,
+    reduction,
+    refused,
+)
+
+from mlcflow import mlir
+from mlcflow.schedule.schedule import Schedule
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_cache_read(inside: bool) -> None:
+    program = matmul(8, 6, 4)
+    module, schedule = program.schedule()
+    if inside:
+        schedule.split("root.i", [None, 2])
+    name = schedule.cache_read("root", 0)
+    assert name == "root_read0" and name in schedule.blocks()
+    expected = ["I_0:4", "i:2", "j:4"] if inside else ["i:8", "j:4"]
+    assert names(schedule, name) == expected
+    assert schedule.cache_read("root", 0) == "root_read0x"
+    program.check(module)
+
+
+def test_cache_read_refuses() -> None:
+    _, schedule = matmul(8, 6, 4).schedule()
+    assert "'root' reads operands 0 to 1, got 2" in refused(schedule, "cache_read", "root", 2)
+    assert "got 0" in refused(schedule, "cache_read", "fill0", 0)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_cache_write(inside: bool) -> None:
+    program = linear_relu(8, 6, 4)
+    module, schedule = program.schedule()
+    if inside:
+        schedule.tile("root", [2, 3, 2])
+    name = schedule.cache_write("root")
+    assert name == "root_write" and name in schedule.blocks()
+    expected = ["I_0:4", "J_0:2", "K_0:2", "i:2", "j:3"] if inside else ["i:8", "j:6"]
+    assert names(schedule, name) == expected
+    program.check(module)
+
+
+def test_cache_write_refuses() -> None:
+    _, schedule = matmul(8, 6, 4).schedule()
+    assert "'fill0' must compute one result" in refused(schedule, "cache_write", "fill0")
+
+
+def test_pack() -> None:
+    program = matmul(8, 6, 4)
+    module, schedule = program.schedule()
+    schedule.pack("root", [4, 3, 2])
+    assert [loop.extent for loop in schedule.loops("root")] == [2, 2, 2, 4, 3, 2]
+    assert count(schedule, "linalg.pack") + count(schedule, "linalg.unpack") == 0
+    assert count(schedule, "linalg.transpose") >= 3
+    program.check(module)
+
+
+def test_pack_refuses() -> None:
+    _, schedule = matmul(8, 6, 4).schedule()
+    wrong = refused(schedule, "pack", "root", [3, 0, 0])
+    assert "root.i has 8 iterations, which 3 does not divide; pad it first" in wrong
+    assert "no size above 0" in refused(schedule, "pack", "root", [0, 0])
+    _, schedule = convolution(4, 2, 2, 4).schedule()
+    assert "through a window" in refused(schedule, "pack", "root", [0, 2])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_pad(inside: bool) -> None:
+    program = batch_matmul(2, 3, 5, 7)
+    module, schedule = program.schedule()
+    if inside:
+        schedule.split("root.i", [None, 1])
+    schedule.pad("root", [1, 4, 8, 4])
+    assert [loop.extent for loop in schedule.loops("root")][-3:] == [4, 8, 8]
+    schedule.split("root.j", [None, 4])
+    program.check(module)
+
+
+def test_pad_of_a_sum_and_of_an_elementwise_block() -> None:
+    for program, multiples in [(reduction(5, 7, "sum"), [2, 4]), (elementwise(5, 7), [4, 4])]:
+        module, schedule = program.schedule()
+        schedule.pad("root", multiples)
+        assert [loop.extent for loop in schedule.loops("root")] in ([6, 8], [8, 8])
+        program.check(module)
+
+
+@pytest.mark.parametrize("kind", ["max", "exp"])
+def test_pad_refuses_zeros_that_count(kind: str) -> None:
+    program = reduction(5, 7, kind)
+    module, schedule = program.schedule()
+    wrong = refused(schedule, "pad", "root", [1, 4])
+    assert "zeros along the reduction loop j would change the result in 'root'" in wrong
+    schedule.pad("root", [4, 1])
+    program.check(module)
+
+
+def test_pad_refuses() -> None:
+    _, schedule = matmul(8, 6, 4).schedule()
+    assert "no multiple above 1 in [1, 1, 0]" in refused(schedule, "pad", "root", [1, 1])
+    _, schedule = convolution(3, 2, 2, 3).schedule()
+    wrong = refused(schedule, "pad", "root", [1, 4])
+    assert "loops that move through a window cannot be padded" in wrong
+
+
+def test_pad_refuses_to_divide_by_its_zeros() -> None:
+    maps = "affine_map<(i) -> (i)>"
+    module = mlir.parse(f"""
+func.func @main(%x: tensor<5xi32>, %y: tensor<5xi32>) -> tensor<5xi32> {{
+  %e = tensor.empty() : tensor<5xi32>
+  %r = linalg.generic {{indexing_maps = [{maps}, {maps}, {maps}], iterator_types = ["parallel"]}}
+      ins(%x, %y : tensor<5xi32>, tensor<5xi32>) outs(%e : tensor<5xi32>) {{
+  ^bb0(%a: i32, %b: i32, %o: i32):
+    %1 = arith.divsi %a, %b : i32
+    linalg.yield %1 : i32
+  }} -> tensor<5xi32>
+  return %r : tensor<5xi32>
+}}""")
+    assert "divided by the zeros" in refused(Schedule(module), "pad", "root", [4])
