@@ -37,7 +37,8 @@ _NO_ACCESS = ("lea", "nop", "prefetch")
 class Instruction:
     """One instruction as text, and what of it counts.
 
-    ``target``: the address that a jump goes to, -1 for none. ``call``: what it calls.
+    ``target``: the address that a jump goes to, -1 for none. ``call``: what it calls, or jumps
+    to as its last deed; ``?`` where that is known at run time only.
     ``fma_bits`` and ``arithmetic_bits``: width of the fused multiply-add, or of any floating
     or vector arithmetic; 0 for none. ``stack``: whether its memory is on the stack.
     """
@@ -253,7 +254,7 @@ def _instruction(
     x86 = capstone.x86
     mnemonic, operands = each.mnemonic, each.operands
     jumps = each.group(capstone.CS_GRP_JUMP) and operands and operands[0].type == x86.X86_OP_IMM
-    call = symbol or addresses.get(each.op_str, "?") if mnemonic == "call" else ""
+    call = symbol or addresses.get(each.op_str, "") if mnemonic in ("call", "jmp") else ""
     memory = [n for n, o in enumerate(operands) if o.type == x86.X86_OP_MEM]
     stores = loads = stack = False
     if memory and not mnemonic.startswith(_NO_ACCESS):
@@ -267,9 +268,9 @@ def _instruction(
     bits = 8 * operands[0].size if operands else 0
     return Instruction(
         address=each.address,
-        text=f"call {call}" if call and call != "?" else text,
-        target=operands[0].imm if jumps else -1,
-        call=call,
+        text=f"{mnemonic} {call}" if call else text,
+        target=operands[0].imm if jumps and not call else -1,
+        call=call or ("?" if mnemonic == "call" else ""),
         fma_bits=_SCALAR_BITS.get(fma["type"], bits) if fma else 0,
         arithmetic_bits=_SCALAR_BITS.get(arithmetic["type"] or "", bits) if arithmetic else 0,
         loads=loads,

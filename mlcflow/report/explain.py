@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +40,10 @@ class StepReport:
 class Explanation:
     """How a schedule made a kernel what it is: ``str()``, ``to_json()``, ``to_html()``.
 
-    ``operations``: floating-point operations of one call, 0 where unknown. ``peak``: GFLOP/s
-    that one core reaches with nothing but fused multiply-adds; ``None`` if not measured, or if
-    there is no such number for the type. ``graph``: the ``@main`` that calls the kernel.
+    ``operations``: floating-point operations of one call, ``bytes``: what it must read and
+    write, 0 where unknown. ``peak``: GFLOP/s that one core reaches with nothing but fused
+    multiply-adds; ``None`` if not measured, if there is no such number for the type, or if the
+    kernel is none that multiplies and adds. ``graph``: the ``@main`` that calls the kernel.
     """
 
     kernel: str
@@ -49,6 +51,7 @@ class Explanation:
     loops: tuple[int, ...]
     types: tuple[str, ...]
     operations: int
+    bytes: int
     peak: float | None
     graph: str
     steps: tuple[StepReport, ...]
@@ -63,6 +66,10 @@ class Explanation:
         """What part of the peak of one core that is, 0 to 1."""
         gflops = self.gflops(step)
         return gflops / self.peak if gflops is not None and self.peak else None
+
+    def gigabytes(self, step: StepReport) -> float | None:
+        """GB/s after ``step``, caches included, if it was measured."""
+        return self.bytes / step.program.seconds / 1e9 if step.program.seconds else None
 
     def __str__(self) -> str:
         from mlcflow.report.explain_text import as_text
@@ -107,7 +114,8 @@ def explain(
     kernel = read_kernel(find_function(module, schedule.kernel.name))
     assert kernel is not None  # there was one when the schedule was made
     floats = kernel.element_types & {"f32", "f64"}
-    peak = fma_peak(max(floats), target) if measure and floats else None
+    has_peak = floats and kernel.kind in ("contraction", "convolution")
+    peak = fma_peak(max(floats), target) if measure and has_peak else None
     steps: list[StepReport] = []
     for number, (python, matched, program) in enumerate(replayed):
         before = steps[-1].program.operations if steps else {}
@@ -119,6 +127,7 @@ def explain(
         loops=kernel.loops,
         types=tuple(sorted(kernel.element_types)),
         operations=operations(kernel),
+        bytes=_bytes(kernel.function),
         peak=peak,
         graph=_graph(schedule),
         steps=tuple(steps),
@@ -129,6 +138,21 @@ def _changed(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, t
     names = sorted({*before, *after})
     pairs = {name: (before.get(name, 0), after.get(name, 0)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _bytes(function: func.FuncOp) -> int:
+    """Bytes of the arguments and results; a kernel's results are arguments."""
+    is_kernel = "mlcflow.kernel" in function.attributes
+    kinds = [*function.type.inputs, *([] if is_kernel else function.type.results)]
+    total = 0
+    for kind in kinds:
+        shaped = ir.ShapedType(kind) if isinstance(kind, ir.ShapedType) else None
+        element = shaped.element_type if shaped else kind
+        if shaped and not shaped.has_static_shape:
+            return 0
+        bits = element.width if isinstance(element, ir.IntegerType | ir.FloatType) else 64
+        total += math.prod(shaped.shape if shaped else ()) * max(8, bits) // 8
+    return total
 
 
 def _graph(schedule: Schedule) -> str:
@@ -155,6 +179,7 @@ def as_data(explanation: Explanation) -> dict[str, Any]:
         "loops": list(explanation.loops),
         "types": list(explanation.types),
         "operations": explanation.operations,
+        "bytes": explanation.bytes,
         "peak_gflops": explanation.peak,
         "graph": explanation.graph,
         "steps": [
@@ -165,6 +190,7 @@ def as_data(explanation: Explanation) -> dict[str, Any]:
                 "changed": {name: list(pair) for name, pair in step.changed.items()},
                 "seconds": step.program.seconds,
                 "gflops": explanation.gflops(step),
+                "gigabytes": explanation.gigabytes(step),
                 "of_peak": explanation.of_peak(step),
                 "loop_nest": list(step.program.nest),
                 "tensor_program": step.program.text,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlcflow.errors import MlcflowError
-from mlcflow.report.explain_text import changes, measured, title
+from mlcflow.report.explain_text import changes, measured, measures, title
 
 try:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -71,7 +71,8 @@ def as_html(explanation: Explanation) -> str:
         title=title(explanation),
         graph=_colour(explanation.graph, MlirLexer()),
         steps=steps,
-        timed=any(step.program.seconds for step in explanation.steps),
+        measures=measures(explanation),
+        end="the peak" if explanation.peak else "the fastest",
     )
 
 
@@ -80,14 +81,11 @@ def _view(
 ) -> dict[str, object]:
     """What the template shows of a step."""
     program, loop = step.program, step.program.hot_loop
-    seconds, gflops, part = measured(explanation, step)
     bar = 100 * (explanation.gflops(step) or 0) / scale if scale else 0
     return {
         "number": step.number,
         "python": _colour(step.python, PythonLexer()) if step.python else "as written",
-        "seconds": seconds,
-        "gflops": gflops,
-        "part": part,
+        "measured": measured(explanation, step),
         "bar": f"{bar:.1f}",
         "matched": step.matched,
         "changed": changes(step) or "the same in number",

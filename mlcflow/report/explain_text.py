@@ -37,21 +37,26 @@ def title(explanation: Explanation) -> str:
     words = [f"kernel '{explanation.kernel}': {explanation.kind} over {shape} loops"]
     words += [", ".join(explanation.types)]
     if explanation.operations:
-        words.append(f"{explanation.operations / 1e9:.3g} GFLOP")
+        words.append(f"{explanation.operations / 1e6:.4g} MFLOP")
     if explanation.peak:
         words.append(f"FMA peak of one core {explanation.peak:.0f} GFLOP/s")
     return "; ".join(words)
 
 
-def measured(explanation: Explanation, step: StepReport) -> tuple[str, str, str]:
-    """Time, GFLOP/s and part of the peak of a step; empty where there is none."""
-    seconds, gflops = step.program.seconds, explanation.gflops(step)
-    part = explanation.of_peak(step)
-    return (
-        duration(seconds) if seconds else "",
-        f"{gflops:.3g}" if gflops else "",
-        f"{part:.1%}" if part else "",
-    )
+def measures(explanation: Explanation) -> tuple[str, ...]:
+    """What there is to say of a program that was timed; nothing if none was."""
+    if not any(step.program.seconds for step in explanation.steps):
+        return ()
+    return ("time", "GFLOP/s", "of peak" if explanation.peak else "GB/s")
+
+
+def measured(explanation: Explanation, step: StepReport) -> tuple[str, ...]:
+    """The :func:`measures` of a step."""
+    if not measures(explanation):
+        return ()
+    gflops, part = explanation.gflops(step) or 0.0, explanation.of_peak(step) or 0.0
+    last = f"{part:.1%}" if explanation.peak else f"{explanation.gigabytes(step) or 0.0:.3g}"
+    return duration(step.program.seconds or 0.0), f"{gflops:.3g}", last
 
 
 def changes(step: StepReport) -> str:
@@ -61,19 +66,16 @@ def changes(step: StepReport) -> str:
 
 
 def _table(explanation: Explanation) -> Table:
-    timed = any(step.program.seconds for step in explanation.steps)
     table = Table(box=None, pad_edge=False)
     table.add_column("#", justify="right")
     table.add_column("step", overflow="fold", ratio=1)
-    if timed:
-        for name in ("time", "GFLOP/s", "of peak"):
-            table.add_column(name, justify="right", no_wrap=True)
+    for name in measures(explanation):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("hot loop", overflow="fold", ratio=1)
     for step in explanation.steps:
-        numbers = measured(explanation, step) if timed else ()
         what = step.python or "(as written)"
         loop = str(step.program.hot_loop or step.program.note)
-        table.add_row(str(step.number), what, *numbers, loop)
+        table.add_row(str(step.number), what, *measured(explanation, step), loop)
     return table
 
 

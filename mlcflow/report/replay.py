@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from mlcflow.check.compare import compare
 from mlcflow.errors import MlcflowError, ScheduleError
 from mlcflow.graph.kernel import read_kernel
 from mlcflow.mlir import func, ir, llvm, walk
-from mlcflow.report.assembly import HotLoop, disassemble, hot_loop
+from mlcflow.report.assembly import Function, HotLoop, disassemble, hot_loop
 from mlcflow.report.nest import count_operations, describe_block, nest
 from mlcflow.runtime.executable import Executable
 from mlcflow.runtime.machine_code import compile_object
@@ -27,7 +28,7 @@ class Program:
     """The kernel after a step, at each level.
 
     ``text``: the tensor program; ``nest``: its loops, indented; ``operations``: how many of
-    each kind. ``calls``: external functions, and how often the LLVM module calls them.
+    each kind. ``calls``: external functions, and at how many places the code calls them.
     ``hot_loop``: instructions. ``seconds`` a call, if measured. ``note`` says what is missing.
     """
 
@@ -39,6 +40,9 @@ class Program:
     seconds: float | None = None
     note: str = ""
 
+
+SLOW = 0.5
+"""Seconds of a call from which on one call is measurement enough."""
 
 Replayed = tuple[str, tuple[str, ...], Program]
 """A step as Python, what it matched, the program after it."""
@@ -114,24 +118,30 @@ class _Looker:
         if self.timed:
             program = replace(program, seconds=self._time(executable))
         try:
-            code = compile_object(lowered, executable.pipeline.opt_level)
-            loop = hot_loop(disassemble(code)[self.function.name.value])
-            return replace(program, hot_loop=loop)
+            functions = disassemble(compile_object(lowered, executable.pipeline.opt_level))
         except MlcflowError as error:
             return replace(program, note=f"no instructions: {error}")
+        loop = hot_loop(functions[self.function.name.value])
+        return replace(program, hot_loop=loop, calls=_called(functions))
 
     def _time(self, executable: Executable) -> float:
         """Seconds of a call, once the values are known to be those of the first program."""
         self.inputs = self.inputs or random_inputs(executable)
+        begin = time.perf_counter()
         results = executable(*self.inputs)
+        seconds = time.perf_counter() - begin
         values = list(results) if isinstance(results, tuple) else [results]
         self.expected = self.expected or values
         compare(values, self.expected)
-        return measure(executable, self.inputs)
+        # What takes that long needs no warm cache; many calls of a naive program take minutes.
+        return seconds if seconds > SLOW else measure(executable, self.inputs)
 
 
 def external_calls(module: ir.Module) -> dict[str, int]:
-    """The functions that an LLVM module declares, and how often its code calls each."""
+    """The functions that an LLVM module declares, and how often its code calls each.
+
+    LLVM may add more: it calls the mathematics library for some of its intrinsics.
+    """
     declared = [
         ir.StringAttr(op.attributes["sym_name"]).value
         for op in module.body.operations
@@ -143,6 +153,12 @@ def external_calls(module: ir.Module) -> dict[str, int]:
         if isinstance(op, llvm.CallOp) and "callee" in op.attributes
     )
     return {name: calls[name] for name in sorted(declared) if calls[name]}
+
+
+def _called(functions: Mapping[str, Function]) -> dict[str, int]:
+    """The same, of machine code."""
+    calls = Counter(call for function in functions.values() for call in function.calls)
+    return {name: calls[name] for name in sorted(calls) if name not in functions}
 
 
 def _matched(schedule: Schedule, arguments: Mapping[str, Any]) -> Iterator[str]:

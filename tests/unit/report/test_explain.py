@@ -120,6 +120,19 @@ def test_measured(timed: Explanation) -> None:
         assert part == pytest.approx(gflops / timed.peak)
 
 
+def test_elementwise_kernels_are_measured_in_bytes() -> None:
+    text = OPEN.replace("tensor<?xf32>", "tensor<512xf32>").replace("empty(%n)", "empty()")
+    schedule = mlcflow.Schedule(mlir.parse(text))
+    explanation = schedule.explain(measure=True)
+    (step,) = explanation.steps
+    assert explanation.bytes == 2 * 512 * 4
+    assert explanation.peak is None and explanation.of_peak(step) is None
+    assert explanation.gigabytes(step) == pytest.approx(4096 / step.program.seconds / 1e9)
+    assert "GB/s" in str(explanation) and "of peak" not in str(explanation)
+    if is_elf:
+        assert set(step.program.calls) == {"expf"}
+
+
 def test_text_shows_the_staircase(timed: Explanation) -> None:
     text = str(timed)
     assert all(word in text for word in ("time", "GFLOP/s", "of peak", "(as written)"))
