@@ -19,11 +19,15 @@ def apply(root: ir.OpView | ir.Module, build: Callable[[Handle], None]) -> None:
     """
     with root.context, ir.Location.unknown():
         script = sequence(build)
-        _check(script)
+        apply_script(root, script, script.body.operations[0])
+
+
+def apply_script(root: ir.OpView | ir.Module, script: ir.Module, entry: ir.OpView) -> None:
+    """Apply the named sequence ``entry`` of ``script`` to ``root``. Raises ``ScheduleError``."""
+    _check(script)
+    with root.context, ir.Location.unknown():
         try:
-            interpreter.apply_named_sequence(
-                root.operation, script.body.operations[0].operation, script.operation
-            )
+            interpreter.apply_named_sequence(root.operation, entry.operation, script.operation)
         except ValueError as error:
             reason = str(error).removeprefix("Failed to apply named transform sequence.").strip()
             raise ScheduleError(reason) from error

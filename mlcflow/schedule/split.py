@@ -169,6 +169,9 @@ def peel(schedule: Schedule, loop: Loop) -> Loop:
         clean(root)
 
     schedule.apply("peel", {"loop": loop}, build)
+    if loop.extent == 2:  # one iteration is left, for which there is no loop
+        for block in blocks:
+            forget(schedule, Loop(block, loop.name, 1, loop.kind))
     return schedule.loop(str(loop))
 
 

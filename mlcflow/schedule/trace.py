@@ -115,5 +115,8 @@ def replay(trace: Trace | str | Sequence[Mapping[str, Any]], schedule: Schedule)
         if name not in schedule.PRIMITIVES:
             raise ScheduleError(f"step {number} of the trace: no primitive {name!r}")
         extra = {"decision": step["decision"]} if "decision" in step else {}
-        getattr(schedule, name)(**step.get("arguments", {}), **extra)
+        try:
+            getattr(schedule, name)(**step.get("arguments", {}), **extra)
+        except TypeError as error:
+            raise ScheduleError(f"step {number} of the trace: {name}: {error}") from error
     return schedule
