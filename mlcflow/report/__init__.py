@@ -1,1 +1,1 @@
-"""What a person looks at: stages, progress, times."""
+"""What a person looks at: stages, progress, times, schedules, instructions."""

@@ -198,14 +198,16 @@ def disassemble(code: bytes) -> dict[str, Function]:
         raise MlcflowError(f"assembly: expected x86-64 code, found {elf.header['e_machine']}")
     engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     engine.detail = True
-    symbols = elf.get_section_by_name(".symtab")
+    names: dict[int, dict[int, str]] = {}  # by section: a model has hundreds of functions in one
     found = {}
-    for symbol in symbols.iter_symbols():
+    for symbol in elf.get_section_by_name(".symtab").iter_symbols():
         if symbol["st_info"]["type"] == "STT_FUNC" and symbol["st_shndx"] != "SHN_UNDEF":
             section, start = symbol["st_shndx"], symbol["st_value"]
+            if section not in names:
+                names[section] = _relocations(elf, section)
             data = elf.get_section(section).data()[start : start + symbol["st_size"]]
-            names = _relocations(elf, section)
-            found[symbol.name] = _read(symbol.name, engine.disasm(data, start), names, capstone)
+            decoded = engine.disasm(data, start)
+            found[symbol.name] = _read(symbol.name, decoded, names[section], capstone)
     return found
 
 

@@ -69,11 +69,22 @@ def as_html(explanation: Explanation) -> str:
     return environment.get_template(TEMPLATE).render(
         kernel=explanation.kernel,
         title=title(explanation),
-        graph=_colour(explanation.graph, MlirLexer()),
+        graph=_graph(explanation),
         steps=steps,
         measures=measures(explanation),
         end="the peak" if explanation.peak else "the fastest",
     )
+
+
+def _graph(explanation: Explanation) -> list[tuple[bool, Markup]]:
+    """The lines of the graph, each with whether it calls the kernel."""
+    plain = explanation.graph.splitlines()
+    colours = _colour(explanation.graph, MlirLexer()).split("\n")
+    call = f"call @{explanation.kernel}("
+    return [
+        (call in line, Markup(colour))  # noqa: S704
+        for line, colour in zip(plain, colours, strict=True)
+    ]
 
 
 def _view(

@@ -82,6 +82,8 @@ def compile_object(module: ir.Module, opt_level: int) -> bytes:
     Compiles anew: to keep the objects of all code that is loaded would double its memory.
     """
     engine = ExecutionEngine(module, opt_level=opt_level, enable_object_dump=True)
+    never_called = ctypes.CFUNCTYPE(None, ctypes.c_int64)(lambda number: None)
+    engine.raw_register_runtime(ASSERTION_FAILED, ctypes.cast(never_called, ctypes.c_void_p))
     # Code is generated when a symbol is first asked for.
     engine.raw_lookup("_mlir_ciface_main")
     with tempfile.TemporaryDirectory() as folder:

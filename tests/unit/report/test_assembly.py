@@ -89,6 +89,22 @@ def test_a_network_calls_its_kernels_and_allocates_nothing() -> None:
     assert not any(name.startswith(assembly.WRAPPER) for name in functions)
 
 
+CHECKED = """func.func @main(%x: tensor<8xf32>, %n: tensor<index>) -> tensor<8xf32> {
+  %i = tensor.extract %n[] : tensor<index>
+  %limit = arith.constant 8 : index
+  %holds = arith.cmpi slt, %i, %limit : index
+  cf.assert %holds, "too large"
+  return %x : tensor<8xf32>
+}"""
+
+
+@needs_elf
+def test_a_module_with_assertions(capfd: pytest.CaptureFixture) -> None:
+    executable = mlcflow.compile(CHECKED, pipeline="reference")
+    assert "mlcflow_assertion_failed" in executable.assembly("main")
+    assert capfd.readouterr().err == ""
+
+
 @needs_elf
 def test_unknown_functions_are_named_with_the_near_misses() -> None:
     executable = mlcflow.compile(matmul(16, 16, 16))
