@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlcflow.graph.convolutions import lay_out_convolutions
 from mlcflow.graph.memory import plan_memory
 from mlcflow.graph.outline import use_destinations
 from mlcflow.graph.partition import partition
@@ -32,6 +33,7 @@ def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
             Stage(
                 "simplify",
                 *simplify(),
+                lay_out_convolutions,
                 generalize_movement,
                 # Loops of one iteration hide what an operation is: a row is no matrix.
                 Pass("linalg-fold-unit-extent-dims"),

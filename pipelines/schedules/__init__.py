@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from mlcflow import plugins
-from mlcflow.pipelines.schedules import contraction, elementwise, reduction
+from mlcflow.pipelines.schedules import contraction, convolution, elementwise, reduction
 from mlcflow.schedule.rules import Rule
 
 CPU: dict[str, Rule] = {
     "contraction": contraction.rule,
+    "convolution": convolution.rule,
     "reduction": reduction.rule,
     "elementwise": elementwise.rule,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.linalg_ops import indexing_maps
 from mlcflow.mlir import ir
-from mlcflow.pipelines.schedules.tiles import divisor
+from mlcflow.pipelines.schedules.tiles import divisor, row_tile
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
 
@@ -28,7 +28,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
         return None
     *batch, m, n, k = kernel.loops
     lanes = target.lanes(LANE_BITS[types.pop()])
-    ni = divisor(n, 2 * lanes, prefer=lanes)
+    ni = row_tile(n, lanes)
     if ni < min(n, lanes // 2):
         return None
     accumulators = target.vector_registers - 4  # the others hold a row of B and a broadcast of A
