@@ -26,6 +26,8 @@ _SEPARATOR = re.compile(r"^// -----.*\n?", re.MULTILINE)
 @click.option("--start", metavar="STAGE", help="Begin at this stage of the pipeline.")
 @target_options
 @click.option("--pass-pipeline", metavar="TEXT", help="MLIR's own: 'builtin.module(cse)'.")
+@click.option("--schedule", metavar="FILE", help="Apply a trace: JSON, or a transform sequence.")
+@click.option("--kernel", metavar="NAME", help="The kernel that --schedule is for.")
 @click.option("--split-input-file", is_flag=True, help="Treat each part between // ----- alone.")
 @click.option("--locations", is_flag=True, help="Print the source location of each operation.")
 @click.option("-o", "--output", metavar="FILE", help="Write here, at once or not at all.")
@@ -37,6 +39,8 @@ def command(
     target: str,
     options: tuple[str, ...],
     pass_pipeline: str | None,
+    schedule: str | None,
+    kernel: str | None,
     split_input_file: bool,
     locations: bool,
     output: str | None,
@@ -50,8 +54,13 @@ def command(
     mlcflow opt model.mlir --pipeline=cpu --until=bufferize
     mlcflow opt edited.mlir --pipeline=cpu --start=bufferize
     mlcflow opt model.mlir --pass-pipeline='builtin.module(canonicalize,cse)'
+    mlcflow opt kernels.mlir --schedule=schedule.mlir --kernel=linear_relu
     """
-    transform = _transform(pipeline, start, until, target, options, pass_pipeline)
+    if schedule is not None and (pipeline or pass_pipeline):
+        raise click.UsageError("--schedule excludes --pipeline and --pass-pipeline")
+    transform = _schedule(schedule, kernel) or _transform(
+        pipeline, start, until, target, options, pass_pipeline
+    )
     name = "standard input" if file == "-" else file
     parts = _parts(file, split_input_file)
     texts, failed = [], False
@@ -99,6 +108,25 @@ def _transform(
     except MlcflowError as error:
         raise click.UsageError(str(error)) from error
     return lambda module: chosen.run(module, start=start, until=until, keep=False)
+
+
+def _schedule(file: str | None, kernel: str | None) -> Callable[[ir.Module], object] | None:
+    """The schedule of a file, as a change of a module; ``None`` if none is asked for."""
+    if file is None:
+        if kernel is not None:
+            raise click.UsageError("--kernel needs --schedule")
+        return None
+    path = Path(file)
+    if not path.is_file():
+        raise click.UsageError(f"--schedule: no file '{file}'")
+    text = path.read_text()
+
+    def run(module: ir.Module) -> None:
+        from mlcflow.schedule.apply import apply_schedule
+
+        apply_schedule(module, text, kernel)
+
+    return run
 
 
 def _pass_pipeline(text: str) -> Callable[[ir.Module], object]:
