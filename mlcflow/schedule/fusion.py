@@ -27,6 +27,7 @@ from mlcflow.schedule.interpret import Handle
 from mlcflow.schedule.labels import Loop, blocks, loop_names
 from mlcflow.schedule.loops import forget, full_sizes
 from mlcflow.schedule.order import perfect
+from mlcflow.schedule.split import free_names
 
 if TYPE_CHECKING:
     from mlcflow.schedule.schedule import Schedule
@@ -57,6 +58,8 @@ def tile_and_fuse(
     nest = [number for number in nest if sizes[number] < extents[number].extent]
     tiles = [size if number in nest else 0 for number, size in enumerate(sizes)]
 
+    parts = {number: free_names(schedule, extents[number], 2) for number in tiled}
+
     def build(root: Handle) -> None:
         fused = structured.FuseOp(
             match_block(root, block),
@@ -65,8 +68,8 @@ def tile_and_fuse(
             apply_cleanup=False,
         )
         for handle, number in zip(fused.loops, nest, strict=True):
-            name_loop(handle, block, f"{names[number]}_0", kinds[number])
-        inner = [f"{name}_1" if n in tiled else name for n, name in enumerate(names)]
+            name_loop(handle, block, parts[number][0], kinds[number])
+        inner = [parts[n][1] if n in tiled else name for n, name in enumerate(names)]
         name_inner(match_block(root, block), inner)
         clean(root)
 
@@ -74,8 +77,8 @@ def tile_and_fuse(
     schedule.apply("tile_and_fuse", arguments, build if nest else lambda root: None)
     for number in tiled:
         if number not in nest:
-            forget(schedule, replace(extents[number], name=f"{names[number]}_0"))
-    return [schedule.loop(f"{block}.{names[number]}_0") for number in tiled]
+            forget(schedule, replace(extents[number], name=parts[number][0]))
+    return [schedule.loop(f"{block}.{parts[number][0]}") for number in tiled]
 
 
 def compute_at(schedule: Schedule, block: str, loop: Loop, primitive: str) -> None:

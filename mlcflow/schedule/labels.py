@@ -9,7 +9,7 @@ around the block, which carries its name in ``mlcflow.loop``, the block it was m
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from mlcflow.errors import ScheduleError, unknown_name
@@ -160,10 +160,15 @@ def loops_of(function: func.FuncOp, block: str) -> list[Loop]:
     return found
 
 
-def find_loop(function: func.FuncOp, loop: Loop | str) -> Loop:
-    """The loop as it is now. Raises ``ScheduleError`` with the near misses."""
+def find_loop(function: func.FuncOp, loop: Loop | str, gone: Mapping[str, Loop]) -> Loop:
+    """The loop as it is now. Raises ``ScheduleError`` with the near misses.
+
+    A loop around the block hides one of ``gone`` that had its name before.
+    """
     block, _, name = str(loop).partition(".")
     known = {each.name: each for each in loops_of(function, block)}
+    if str(loop) in gone and (name not in known or known[name].op is None):
+        return gone[str(loop)]
     if name not in known:
         raise ScheduleError(unknown_name(f"loop of block '{block}'", name, known))
     return known[name]

@@ -61,7 +61,7 @@ class Schedule:
 
     def loop(self, name: Loop | str) -> Loop:
         """The loop ``block.name`` as it is now."""
-        return self.gone.get(str(name)) or labels.find_loop(self.function, name)
+        return labels.find_loop(self.function, name, self.gone)
 
     def __str__(self) -> str:
         return str(self.function)

@@ -25,7 +25,7 @@ def split(
     if loop.is_gone:
         raise ScheduleError(f"split: {loop} has one iteration only: nothing to split")
     sizes = _inner_sizes(loop, factors, peel)
-    names = _free_names(schedule, loop, len(factors))
+    names = free_names(schedule, loop, len(factors))
     schedule.record("split", {"loop": loop, "factors": list(factors), "peel": peel})
     if loop.op is None:
         _split_inside(schedule, loop, sizes, names)
@@ -36,7 +36,7 @@ def split(
     return [schedule.loop(f"{loop.block}.{name}") for name in names]
 
 
-def _free_names(schedule: Schedule, loop: Loop, count: int) -> list[str]:
+def free_names(schedule: Schedule, loop: Loop, count: int) -> list[str]:
     """``i_0``, ``i_1``... or, where the block is in loops of such names already, ``i_1``..."""
     taken = {each.name for each in schedule.loops(loop.block)}
     taken |= {gone.name for gone in schedule.gone.values() if gone.block == loop.block}

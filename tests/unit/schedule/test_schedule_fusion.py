@@ -29,6 +29,18 @@ def test_tile_and_fuse() -> None:
     program.check(module)
 
 
+def test_tile_and_fuse_inside_loops_of_another_block() -> None:
+    program = linear_relu(8, 12, 6)
+    module, schedule = program.schedule()
+    schedule.tile_and_fuse("final", [4, 6])
+    schedule.tile_and_fuse("root", [2, 3])
+    around = ["I_0:2", "J_0:2", "I_1:2", "J_1:2"]
+    assert names(schedule, "root") == [*around, "i_2:2", "j_2:3", "k:6"]
+    schedule.reorder("root.j_1", "root.i_1")
+    assert names(schedule, "root")[:4] == ["I_0:2", "J_0:2", "J_1:2", "I_1:2"]
+    program.check(module)
+
+
 def test_tile_and_fuse_refuses() -> None:
     _, schedule = linear_relu(8, 12, 6).schedule()
     wrong = refused(schedule, "tile_and_fuse", "final", [4, 5])
