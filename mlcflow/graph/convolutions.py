@@ -9,7 +9,7 @@ _PARALLEL = ("parallel", "parallel", "parallel", "parallel", "reduction", "reduc
 
 
 def lay_out_convolutions(module: ir.Module) -> None:
-    """Turn 2-d convolutions with static shapes into products over channels.
+    """Turn 2-d convolutions of one element type and static shapes into products over channels.
 
     A 1x1 convolution with step 1 is a matrix product over all pixels. Any other becomes a
     generic over weights laid out as [height, width, out, in], so that for one position of
@@ -18,8 +18,9 @@ def lay_out_convolutions(module: ir.Module) -> None:
     """
     for op in walk(module.operation):
         if isinstance(op, linalg.Conv2DNchwFchwOp) and len(op.operation.results) == 1:
-            kinds = [value.type for value in op.operation.operands]
-            if all(ir.ShapedType(kind).has_static_shape for kind in kinds):
+            kinds = [ir.ShapedType(value.type) for value in op.operation.operands]
+            is_one_type = len({kind.element_type for kind in kinds}) == 1
+            if is_one_type and all(kind.has_static_shape for kind in kinds):
                 _lay_out(op)
 
 

@@ -75,6 +75,13 @@ def is_fill(op: ir.OpView | ir.Operation) -> bool:
     return op.operation.name == "linalg.fill"
 
 
+def is_windowed(op: ir.OpView | ir.Operation) -> bool:
+    """Whether a window moves over an input, multiplied by weights: ``image[y + r]``."""
+    expressions = [e for affine_map in indexing_maps(op) for e in affine_map.results]
+    moves = any(isinstance(e, ir.AffineAddExpr) for e in expressions)
+    return moves and any(inner.operation.name.startswith("arith.mul") for inner in payload(op))
+
+
 def payload(op: ir.OpView | ir.Operation) -> list[ir.OpView]:
     """The scalar operations of one iteration, without the yield."""
     return [inner for inner in walk(op) if inner.operation.name != "linalg.yield"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mlcflow.graph.linalg_ops import (
-    indexing_maps,
     is_elementwise,
     is_generic,
+    is_windowed,
     iterators,
     payload,
 )
@@ -35,20 +35,13 @@ def _words(op: ir.OpView) -> list[str]:
         return [op.operation.name.removeprefix("linalg.")]
     if linalg.isa_contraction_op(op.operation):
         return ["contraction"]
-    if _slides(op):
+    if is_windowed(op):
         return ["conv"]
     body = [inner.operation.name.split(".")[1] for inner in payload(op)]
     verbs = [_verb(name) for name in body if name not in _SKIPPED]
     if not is_elementwise(op) and "reduction" in iterators(op):
         return ["reduce", *verbs]
     return verbs or (["cast"] if body else ["copy"])
-
-
-def _slides(op: ir.OpView) -> bool:
-    """Whether a window moves over an input: ``image[y + r]``, multiplied by weights."""
-    expressions = [e for affine_map in indexing_maps(op) for e in affine_map.results]
-    moves = any(isinstance(e, ir.AffineAddExpr) for e in expressions)
-    return moves and any(inner.operation.name.startswith("arith.mul") for inner in payload(op))
 
 
 def _verb(name: str) -> str:

@@ -19,6 +19,7 @@ from mlcflow.graph.linalg_ops import (
     is_generic,
     is_identity,
     is_linalg,
+    is_windowed,
     outputs,
     owner,
     payload,
@@ -114,6 +115,8 @@ def _fuses(group: list[ir.OpView], producer: ir.OpView, merged: list[ir.OpView])
     """Whether the group that ends in ``producer`` may join the one of its consumer."""
     consumer = merged[-1]
     if not is_generic(consumer) or linalg.isa_contraction_op(consumer.operation):
+        return False
+    if is_windowed(consumer):  # reads each element many times
         return False
     if all(is_elementwise(op) for op in group):
         return _same_domain(producer, consumer)
