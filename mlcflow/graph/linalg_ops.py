@@ -87,6 +87,11 @@ def payload(op: ir.OpView | ir.Operation) -> list[ir.OpView]:
     return [inner for inner in walk(op) if inner.operation.name != "linalg.yield"]
 
 
+def is_copy(op: ir.OpView | ir.Operation) -> bool:
+    """Whether an elementwise operation computes nothing: a copy, transpose or broadcast."""
+    return op.operation.name == "linalg.copy" or (is_elementwise(op) and not payload(op))
+
+
 def has_assertion(op: ir.OpView | ir.Operation) -> bool:
     """Whether an iteration may fail an assertion."""
     return any(isinstance(inner, cf.AssertOp) for inner in payload(op))

@@ -9,6 +9,7 @@ from mlcflow.graph.kernel import loop_extents
 from mlcflow.graph.linalg_ops import (
     indexing_maps,
     inputs,
+    is_copy,
     is_elementwise,
     is_generic,
     is_identity,
@@ -77,6 +78,7 @@ def drop_unit_loops(schedule: Schedule) -> None:
         name: [loop.name for loop in schedule.loops(name) if loop.op is None and loop.extent != 1]
         for name in schedule.blocks()
     }
+    copies = [name for name, op in blocks(schedule.function).items() if is_copy(op)]
     windows = [
         name
         for name, op in blocks(schedule.function).items()
@@ -86,7 +88,8 @@ def drop_unit_loops(schedule: Schedule) -> None:
     def build(root: Handle) -> None:
         for name in windows:  # the patterns below know generic windows only
             structured.GeneralizeOp(match_block(root, name))
-        handles = {name: match_block(root, name) for name in kept}
+        # A copy may fold away altogether, and no handle may stand for it then.
+        handles = {name: match_block(root, name) for name in kept if name not in copies}
         with ir.InsertionPoint(transform.ApplyPatternsOp(root).patterns):
             structured.ApplyFoldUnitExtentDimsViaSlicesPatternsOp()
             loop_transform.ApplyForLoopCanonicalizationPatternsOp()
