@@ -18,7 +18,7 @@ from mlcflow.mlir import func, ir, linalg, walk
 
 @dataclass(frozen=True)
 class Kernel:
-    """One private function of the graph and its linalg operations.
+    """One private function of the graph, called ``name``, and its linalg operations.
 
     ``kind``: ``contraction``, ``convolution``, ``reduction``, ``elementwise`` or ``other``.
     ``root`` is the operation that gives the kind; ``final`` the one whose results are the
@@ -26,17 +26,13 @@ class Kernel:
     included. ``loops`` are the extents of the loops of ``root``, -1 where open.
     """
 
+    name: str
     function: func.FuncOp
     kind: str
     root: ir.OpView
     final: ir.OpView
     blocks: tuple[ir.OpView, ...]
     loops: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """The name of the function."""
-        return self.function.name.value
 
     @property
     def is_static(self) -> bool:
@@ -69,7 +65,8 @@ def read_kernel(function: func.FuncOp) -> Kernel | None:
     roots = [op for op in working if not is_elementwise(op)]
     root = roots[0] if roots else working[-1]
     kind = _kind(root) if len(roots) <= 1 else "other"
-    return Kernel(function, kind, root, working[-1], blocks, loop_extents(root))
+    name = function.name.value
+    return Kernel(name, function, kind, root, working[-1], blocks, loop_extents(root))
 
 
 def _kind(op: ir.OpView) -> str:
