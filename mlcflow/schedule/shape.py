@@ -18,6 +18,7 @@ from mlcflow.graph.linalg_ops import (
     payload,
 )
 from mlcflow.mlir import ir, loop_transform, structured, tensor_transform, transform
+from mlcflow.schedule.atomic import primitive
 from mlcflow.schedule.emit import (
     annotate,
     clean,
@@ -74,6 +75,15 @@ def drop_unit_loops(schedule: Schedule) -> None:
             "drop_unit_loops: no blocks are left, whose loops these are; call it before vectorize"
         )
 
+    try:
+        _drop_unit_loops(schedule, track=True)
+    except ScheduleError:
+        # A block that folds away cannot be tracked; then the others lose their names too.
+        _drop_unit_loops(schedule, track=False)
+
+
+@primitive
+def _drop_unit_loops(schedule: Schedule, *, track: bool) -> None:
     kept = {
         name: [loop.name for loop in schedule.loops(name) if loop.op is None and loop.extent != 1]
         for name in schedule.blocks()
@@ -89,7 +99,8 @@ def drop_unit_loops(schedule: Schedule) -> None:
         for name in windows:  # the patterns below know generic windows only
             structured.GeneralizeOp(match_block(root, name))
         # A copy may fold away altogether, and no handle may stand for it then.
-        handles = {name: match_block(root, name) for name in kept if name not in copies}
+        tracked = [name for name in kept if track and name not in copies]
+        handles = {name: match_block(root, name) for name in tracked}
         with ir.InsertionPoint(transform.ApplyPatternsOp(root).patterns):
             structured.ApplyFoldUnitExtentDimsViaSlicesPatternsOp()
             loop_transform.ApplyForLoopCanonicalizationPatternsOp()
