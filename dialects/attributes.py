@@ -19,6 +19,13 @@ attribute                  on                    meaning
 ``mlcflow.kernel``         function              cut out of the graph as one kernel
 ``mlcflow.goes_on``        cf.assert             the code behind it is safe whether it holds or not
 ``mlcflow.rule``           function              the schedule rule that applied to the kernel
+``mlcflow.goes_on``        assertion             the function goes on when it fails
+``mlcflow.block``          linalg operation      its name in a schedule, see ``schedule/labels.py``
+``mlcflow.loops``          linalg operation      the names of its own loops
+``mlcflow.loop``           loop                  its name; ``mlcflow.of``: the block it came from
+``mlcflow.kind``           loop                  ``parallel`` or ``reduction``
+``mlcflow.parallel``       loop                  its iterations may run at the same time
+``mlcflow.bind``           loop                  the GPU axis it is mapped to
 =========================  ====================  ===============================================
 """
 

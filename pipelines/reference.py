@@ -31,7 +31,8 @@ def pipeline(target: Target, *, opt_level: int = 1) -> Pipeline:
         (
             Stage("simplify", *simplify()),
             Stage("bufferize", *bufferize()),
-            Stage("loops", *loops()),
+            # Vectors come from a stage of another pipeline.
+            Stage("loops", lower_vectors, *loops()),
             Stage("llvm", *to_llvm(target)),
         ),
         opt_level=opt_level,
@@ -90,7 +91,6 @@ def bufferize(*plan: Step) -> tuple[Step, ...]:
 def loops() -> tuple[Step, ...]:
     """Every linalg and tm_tensor operation as a nest of loops over scalars."""
     return (
-        lower_vectors,  # of a stage of another pipeline
         Pass("tm-tensor-to-loops", on="func.func"),
         copy_without_runtime,
         Pass("convert-linalg-to-loops", on="func.func"),

@@ -16,17 +16,6 @@ _TO_ARGUMENTS = Pass(
 )
 
 
-def restrict_borders(module: ir.Module) -> None:
-    """State that tensors made from memory by an earlier bufferization alias no other.
-
-    One-shot bufferization asks for it; an earlier, operation-wise one copies at each border,
-    so it holds.
-    """
-    for op in walk(module.operation):
-        if isinstance(op, bufferization.ToTensorOp):
-            op.attributes["restrict"] = ir.UnitAttr.get()
-
-
 def require_memory(module: ir.Module) -> None:
     """Raise ``LoweringError`` that lists every operation which is still on tensors."""
     left: dict[str, list[str]] = {}
