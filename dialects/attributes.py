@@ -20,12 +20,19 @@ attribute                  on                    meaning
 ``mlcflow.goes_on``        cf.assert             the code behind it is safe whether it holds or not
 ``mlcflow.rule``           function              the schedule rule that applied to the kernel
 ``mlcflow.goes_on``        assertion             the function goes on when it fails
+``mlcflow.library``        declaration, op       the library function that computes it
 ``mlcflow.block``          linalg operation      its name in a schedule, see ``schedule/labels.py``
 ``mlcflow.loops``          linalg operation      the names of its own loops
 ``mlcflow.loop``           loop                  its name; ``mlcflow.of``: the block it came from
 ``mlcflow.kind``           loop                  ``parallel`` or ``reduction``
 ``mlcflow.parallel``       loop                  its iterations may run at the same time
+``mlcflow.threads``        module                how many threads it was compiled for
+``mlcflow.scratch``        argument              memory lent to a kernel: bytes of each thread's
+``mlcflow.memory``         module                the memory plan, see ``graph/memory.py``
 ``mlcflow.bind``           loop                  the GPU axis it is mapped to
+``mlcflow.constant``       argument              name of a constant array, see ``mlcflow.constants``
+``mlcflow.constants``      module                constant arrays that host code passes to kernels
+``mlcflow.gpu_kernels``    module                names of the kernels, by the numbers of host code
 =========================  ====================  ===============================================
 """
 

@@ -19,6 +19,7 @@ from torch_mlir.dialects import (
     cf,
     ext,
     func,
+    gpu,
     linalg,
     llvm,
     math,
@@ -27,13 +28,16 @@ from torch_mlir.dialects import (
     tensor,
     transform,
     vector,
+    x86,
 )
 from torch_mlir.dialects.transform import bufferization as bufferization_transform
+from torch_mlir.dialects.transform import gpu as gpu_transform
 from torch_mlir.dialects.transform import interpreter, structured
 from torch_mlir.dialects.transform import loop as loop_transform
 from torch_mlir.dialects.transform import tensor as tensor_transform
 from torch_mlir.dialects.transform import tune as tune_transform
 from torch_mlir.dialects.transform import vector as vector_transform
+from torch_mlir.dialects.transform import x86 as x86_transform
 from torch_mlir.execution_engine import ExecutionEngine
 
 __all__ = [
@@ -49,6 +53,8 @@ __all__ = [
     "context",
     "ext",
     "func",
+    "gpu",
+    "gpu_transform",
     "interpreter",
     "ir",
     "linalg",
@@ -70,6 +76,8 @@ __all__ = [
     "vector",
     "vector_transform",
     "walk",
+    "x86",
+    "x86_transform",
 ]
 
 _stablehlo.register_stablehlo_passes()

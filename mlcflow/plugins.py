@@ -6,6 +6,7 @@ entry-point group      what a name in it stands for
 ``mlcflow.pipelines``  ``function(target, **options) -> Pipeline``
 ``mlcflow.schedules``  ``rule(kernel, target) -> Schedule | None``, for pipeline ``cpu``
 ``mlcflow.dialects``   ``load()``: loads the dialect of that name into the current context
+``mlcflow.libraries``  ``function() -> Library``, for ``tensorize(block, "library:NAME")``
 =====================  ==============================================================
 
 What is installed is looked up once a process, when it is first asked for; a package is
@@ -23,7 +24,12 @@ from typing import Any
 from mlcflow import __version__
 from mlcflow.errors import PluginError
 
-KINDS = {"pipelines": "pipeline", "schedules": "schedule rule", "dialects": "dialect"}
+KINDS = {
+    "pipelines": "pipeline",
+    "schedules": "schedule rule",
+    "dialects": "dialect",
+    "libraries": "library function",
+}
 
 
 @dataclass(frozen=True)

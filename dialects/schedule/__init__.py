@@ -7,11 +7,17 @@ primitives of ``mlcflow.Schedule``, which can name the blocks and loops in their
 from __future__ import annotations
 
 from mlcflow.dialects.schedule import (
+    cache_panels,
     cache_read,
     cache_write,
+    call_library,
+    dot_tiles,
+    drop_window,
+    fill_at,
     fuse_loops,
     interchange_loops,
     name_blocks,
+    overlap_tiles,
     perfect_nest,
     reverse_compute_at,
     split_loop,
@@ -19,11 +25,17 @@ from mlcflow.dialects.schedule import (
 from mlcflow.dialects.schedule.dialect import ScheduleDialect
 
 OPERATIONS = (
+    cache_panels,
     cache_read,
     cache_write,
+    call_library,
+    dot_tiles,
+    drop_window,
+    fill_at,
     fuse_loops,
     interchange_loops,
     name_blocks,
+    overlap_tiles,
     perfect_nest,
     reverse_compute_at,
     split_loop,

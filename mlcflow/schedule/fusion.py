@@ -14,7 +14,7 @@ from mlcflow.graph.linalg_ops import (
     outputs,
     owner,
 )
-from mlcflow.mlir import ir, scf, structured, tensor
+from mlcflow.mlir import ir, structured, tensor
 from mlcflow.schedule.consumers import consumption, nest_of
 from mlcflow.schedule.emit import (
     clean,
@@ -23,8 +23,9 @@ from mlcflow.schedule.emit import (
     name_inner,
     name_loop,
 )
+from mlcflow.schedule.fills import is_only_way, path_to_fill, tile_in
 from mlcflow.schedule.interpret import Handle
-from mlcflow.schedule.labels import Loop, blocks, loop_names
+from mlcflow.schedule.labels import KIND, Loop, blocks, loop_names
 from mlcflow.schedule.loops import forget, full_sizes
 from mlcflow.schedule.order import perfect
 from mlcflow.schedule.split import free_names
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
 
 
 def tile_and_fuse(
-    schedule: Schedule, block: str, sizes: Sequence[int], order: Sequence[int]
+    schedule: Schedule,
+    block: str,
+    sizes: Sequence[int],
+    order: Sequence[int],
+    *,
+    overlap: bool,
 ) -> list[Loop]:
     """See :meth:`Schedule.tile_and_fuse`."""
     op = schedule.block(block)
@@ -42,16 +48,13 @@ def tile_and_fuse(
     kinds, names, extents = loop_kinds(op), loop_names(op), schedule.loops(block)[-len(sizes) :]
     tiled = [number for number, size in enumerate(sizes) if size]
     for number in tiled:
-        if kinds[number] == "reduction":
-            raise ScheduleError(
-                f"tile_and_fuse: {block}.{names[number]} is a reduction; split it afterwards"
-            )
-        extent = extents[number].extent
-        if extent < 0 or extent % sizes[number]:
-            raise ScheduleError(
-                f"tile_and_fuse: {block}.{names[number]} has {extent} iterations, which "
-                f"{sizes[number]} does not divide"
-            )
+        _check_tile(extents[number], sizes[number], overlap)
+    ragged = [number for number in tiled if extents[number].extent % sizes[number]]
+    if ragged and (reader := _reads_destination(schedule)):
+        raise ScheduleError(
+            f"tile_and_fuse: overlapping tiles of '{block}' would compute twice what "
+            f"'{reader}' adds to its destination; sizes must divide the extents"
+        )
     nest = [number for number in (order or range(len(sizes))) if number in tiled]
     if sorted(nest) != tiled:
         raise ScheduleError(f"tile_and_fuse: order {list(order)} does not name each tiled loop")
@@ -69,16 +72,44 @@ def tile_and_fuse(
         )
         for handle, number in zip(fused.loops, nest, strict=True):
             name_loop(handle, block, parts[number][0], kinds[number])
+            if number in ragged:
+                ir.Operation.create("schedule.overlap_tiles", operands=[handle])
         inner = [parts[n][1] if n in tiled else name for n, name in enumerate(names)]
         name_inner(match_block(root, block), inner)
         clean(root)
 
-    arguments = {"block": block, "sizes": list(sizes), "order": list(order)}
+    arguments = {"block": block, "sizes": list(sizes), "order": list(order), "overlap": overlap}
     schedule.apply("tile_and_fuse", arguments, build if nest else lambda root: None)
     for number in tiled:
         if number not in nest:
             forget(schedule, replace(extents[number], name=parts[number][0]))
     return [schedule.loop(f"{block}.{parts[number][0]}") for number in tiled]
+
+
+def _check_tile(loop: Loop, size: int, overlap: bool) -> None:
+    if loop.kind == "reduction":
+        raise ScheduleError(f"tile_and_fuse: {loop} is a reduction; split it afterwards")
+    if loop.extent < 0:
+        raise ScheduleError(f"tile_and_fuse: the extent of {loop} is not known at compile time")
+    if loop.extent % size and not overlap:
+        raise ScheduleError(
+            f"tile_and_fuse: {loop} has {loop.extent} iterations, which {size} does not divide; "
+            "let tiles overlap with overlap=True"
+        )
+
+
+def _reads_destination(schedule: Schedule) -> str:
+    """The block that reads what it writes, if there is one.
+
+    A block whose initial value is a fill does not: the fill is computed in the tile as well.
+    """
+    for name, other in blocks(schedule.function).items():
+        arguments = list(other.regions[0].blocks[0].arguments)
+        reads = any(list(value.uses) for value in arguments[-len(other.results) :])
+        starts = [owner(value) for value in outputs(other)]
+        if reads and not is_fill(other) and not all(s is not None and is_fill(s) for s in starts):
+            return name
+    return ""
 
 
 def compute_at(schedule: Schedule, block: str, loop: Loop, primitive: str) -> None:
@@ -172,24 +203,44 @@ def decompose_reduction(schedule: Schedule, block: str, loop: Loop) -> None:
         raise ScheduleError(
             f"decompose_reduction: {loop} is a reduction: each iteration would start anew"
         )
-    start = _start_of(op)
-    if start is None:
+    path = path_to_fill(op)
+    if not path:
         raise ScheduleError(f"decompose_reduction: no fill sets the initial value of '{block}'")
-    fill = next(name for name, other in blocks(schedule.function).items() if other == start)
-    compute_at(schedule, fill, loop, "compute_at")
+    fill = next(
+        n for n, other in blocks(schedule.function).items() if other == path[-1].owner.opview
+    )
+    if not any(isinstance(value.owner, ir.Block) for value in path):
+        compute_at(schedule, fill, loop, "compute_at")
+        return
+    _check_around(schedule, "decompose_reduction", fill, loop)
+    _check_carried(path, block, loop)
+
+    def build(root: Handle) -> None:
+        ir.Operation.create(
+            "schedule.fill_at",
+            operands=[match_block(root, block)],
+            attributes={
+                "loop_name": ir.StringAttr.get(loop.name),
+                "loop_of": ir.StringAttr.get(loop.of),
+            },
+        )
+        clean(root)
+
+    schedule.apply("decompose_reduction", {"block": block, "loop": loop}, build)
 
 
-def _start_of(op: ir.OpView) -> ir.OpView | None:
-    """The fill that sets what ``op`` accumulates into, seen through slices and loops."""
-    value = outputs(op)[0]
-    while True:
-        producer = owner(value)
-        if producer is None:
-            around = value.owner.owner.opview
-            if not isinstance(around, scf.ForOp):
-                return None
-            value = around.initArgs[ir.BlockArgument(value).arg_number - 1]
-        elif isinstance(producer, tensor.ExtractSliceOp):
-            value = producer.source
-        else:
-            return producer if is_fill(producer) else None
+def _check_carried(path: list[ir.Value], block: str, loop: Loop) -> None:
+    """Raise unless each iteration of ``loop`` reduces into a tile of its own, which it can fill."""
+    assert loop.op is not None
+    carrying = [value.owner.owner.opview for value in path if isinstance(value.owner, ir.Block)]
+    outside = [each for each in carrying if each == loop.op or not _is_inside(each, loop)]
+    if any(ir.StringAttr(each.attributes[KIND]).value != "parallel" for each in outside):
+        raise ScheduleError(
+            f"decompose_reduction: a reduction loop around {loop} adds to what '{block}' has so "
+            "far, and would start anew; reorder the parallel loops to the outside first"
+        )
+    if tile_in(path, loop.op) is None or not is_only_way(path):
+        raise ScheduleError(
+            f"decompose_reduction: '{block}' has no tile of its own in each iteration of {loop}; "
+            "give a loop further inside"
+        )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlcflow.errors import ScheduleError, unknown_name
+from mlcflow.gpu.axes import AXES, GLOBAL, MOST_THREADS
 from mlcflow.graph.linalg_ops import loop_kinds
 from mlcflow.mlir import ir, loop_transform, structured
 from mlcflow.schedule.emit import (
@@ -86,15 +87,36 @@ def mark(schedule: Schedule, primitive: str, loop: Loop, key: str, value: str) -
 
 def bind(schedule: Schedule, loop: Loop, to: str) -> Loop:
     """See :meth:`Schedule.bind`."""
-    axes = [f"{level}.{axis}" for level in ("block", "warp", "thread") for axis in "xyz"]
-    if to not in axes:
-        raise ScheduleError(unknown_name("axis", to, axes))
+    if to not in AXES:
+        raise ScheduleError(unknown_name("axis", to, AXES))
+    if loop.extent < 1:
+        raise ScheduleError(f"bind: the extent of {loop} is not known at compile time")
+    around, threads = True, loop.extent if to.startswith("thread") else 1
     for other in schedule.loops(loop.block):
-        if other.op is not None and other.name != loop.name and BIND in other.op.attributes:
+        if other.name == loop.name:
+            around = False
+        elif other.op is not None and BIND in other.op.attributes:
             taken = ir.StringAttr(other.op.attributes[BIND]).value
-            if taken == to:
-                raise ScheduleError(f"bind: {other} is bound to {to} already")
+            _check_axes(loop, to, other, taken, other_is_around=around)
+            threads *= other.extent if taken.startswith("thread") else 1
+    if threads > MOST_THREADS:
+        raise ScheduleError(
+            f"bind: a block would have {threads} threads; it can have at most {MOST_THREADS}"
+        )
     return mark(schedule, "bind", loop, BIND, to)
+
+
+def _check_axes(loop: Loop, to: str, other: Loop, taken: str, *, other_is_around: bool) -> None:
+    """Raise where two bound loops of a nest do not go together."""
+    if taken == to:
+        raise ScheduleError(f"bind: {other} is bound to {to} already")
+    if GLOBAL in (taken, to):
+        raise ScheduleError(
+            f"bind: {GLOBAL} takes all blocks and threads, and {other} is bound to {taken}"
+        )
+    outer, inner = (taken, to) if other_is_around else (to, taken)
+    if outer.startswith("thread") and inner.startswith("block"):
+        raise ScheduleError(f"bind: {loop} and {other}: threads are inside of blocks")
 
 
 def tile(schedule: Schedule, block: str, sizes: Sequence[int]) -> list[Loop]:

@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING
 
 from mlcflow.errors import ScheduleError
 from mlcflow.graph.kernel import loop_extents
-from mlcflow.graph.linalg_ops import captured, indexing_maps, inputs, is_fill, loop_kinds, payload
-from mlcflow.mlir import ir, linalg, structured, transform
-from mlcflow.schedule.emit import annotate, clean, match_block
+from mlcflow.graph.linalg_ops import (
+    captured,
+    indexing_maps,
+    inputs,
+    is_fill,
+    loop_kinds,
+    owner,
+    payload,
+)
+from mlcflow.mlir import func, ir, linalg, scf, structured, tensor, transform
+from mlcflow.schedule.emit import annotate, clean, match_block, name_blocks
 from mlcflow.schedule.interpret import Handle
-from mlcflow.schedule.labels import BLOCK, free, has_window, loop_names
+from mlcflow.schedule.labels import BLOCK, Loop, free, has_window, loop_names
 from mlcflow.schedule.loops import full_sizes
 
 if TYPE_CHECKING:
@@ -24,26 +32,97 @@ TRAPS = ("arith.divsi", "arith.divui", "arith.remsi", "arith.remui")
 SUMS = ("arith.addf", "arith.addi")
 
 
-def cache_read(schedule: Schedule, block: str, operand: int) -> str:
+def cache_read(
+    schedule: Schedule,
+    block: str,
+    operand: int,
+    panels: Loop | None,
+    permutation: Sequence[int],
+) -> str:
     """See :meth:`Schedule.cache_read`."""
     op = schedule.block(block)
     count = len(inputs(op))
     if not 0 <= operand < count or not isinstance(op.operands[operand].type, ir.ShapedType):
         raise ScheduleError(f"cache_read: '{block}' reads operands 0 to {count - 1}, got {operand}")
+    rank = ir.ShapedType(op.operands[operand].type).rank
+    order = list(permutation or range(rank))
+    if permutation:
+        _check_permutation(op, block, order, panels)
+    if panels:
+        _check_panels(op.operands[operand], block, operand, panels)
     name = free(f"{block}_read{operand}", "x", schedule.blocks())
 
     def build(root: Handle) -> None:
+        attributes: dict[str, ir.Attribute] = {
+            "operand_number": ir.IntegerAttr.get(ir.IntegerType.get_signless(64), operand),
+            "block_name": ir.StringAttr.get(name),
+        }
+        if panels:
+            attributes["loop_name"] = ir.StringAttr.get(panels.name)
+            attributes["loop_of"] = ir.StringAttr.get(panels.of)
+            i64 = ir.IntegerType.get_signless(64)
+            numbers = [ir.IntegerAttr.get(i64, number) for number in order]
+            attributes["permutation"] = ir.ArrayAttr.get(numbers)
         ir.Operation.create(
-            "schedule.cache_read",
+            "schedule.cache_panels" if panels else "schedule.cache_read",
             operands=[match_block(root, block)],
-            attributes={
-                "operand_number": ir.IntegerAttr.get(ir.IntegerType.get_signless(64), operand),
-                "block_name": ir.StringAttr.get(name),
-            },
+            attributes=attributes,
+        )
+        if panels:
+            name_blocks(root)
+            clean(root)
+
+    arguments = {"block": block, "operand": operand, "panels": panels}
+    given = {"permutation": list(permutation)} if permutation else {}
+    schedule.apply("cache_read", arguments | given, build)
+    return name
+
+
+def _check_permutation(op: ir.OpView, block: str, order: list[int], panels: Loop | None) -> None:
+    if panels is None or "indexing_maps" not in op.attributes:
+        raise ScheduleError(
+            f"cache_read: a permutation needs panels, and '{block}' to be an operation with "
+            f"indexing maps of its own, got {op.operation.name}"
+        )
+    if sorted(order) != list(range(len(order))):
+        raise ScheduleError(f"cache_read: {order} is no permutation of the dimensions")
+
+
+def _check_panels(value: ir.Value, block: str, operand: int, loop: Loop) -> None:
+    """Raise unless ``value`` is a slice that each iteration of ``loop`` places once."""
+    slice_of = owner(value)
+    is_around = loop.op is not None and is_inside(value, loop.op)
+    if loop.op is None or not is_around or not isinstance(slice_of, tensor.ExtractSliceOp):
+        raise ScheduleError(
+            f"cache_read: expected {loop} to be a loop around '{block}' and operand {operand} "
+            "a slice that moves with it; tile the block first"
+        )
+    if loop.extent < 1 or not ir.ShapedType(value.type).has_static_shape:
+        raise ScheduleError(f"cache_read: the extents of {loop} and its slices must be known")
+    if is_inside(slice_of.source, loop.op) or _moves(value, loop.op):
+        raise ScheduleError(
+            f"cache_read: a loop inside {loop} moves operand {operand} of '{block}'; "
+            "give the innermost loop that moves it"
         )
 
-    schedule.apply("cache_read", {"block": block, "operand": operand}, build)
-    return name
+
+def is_inside(value: ir.Value, loop: scf.ForOp) -> bool:
+    """Whether ``value`` is defined in the body of ``loop``."""
+    block = value.owner if isinstance(value.owner, ir.Block) else value.owner.operation.block
+    while block != loop.body:
+        op = block.owner
+        if op is None or isinstance(op.opview, func.FuncOp):
+            return False
+        block = op.operation.block
+    return True
+
+
+def _moves(value: ir.Value, loop: scf.ForOp) -> bool:
+    """Whether ``value``, defined inside ``loop``, depends on anything there but its counter."""
+    if value == loop.induction_variable or not is_inside(value, loop):
+        return False
+    producer = owner(value)
+    return producer is None or any(_moves(each, loop) for each in producer.operation.operands)
 
 
 def cache_write(schedule: Schedule, block: str) -> str:

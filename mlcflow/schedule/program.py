@@ -11,6 +11,7 @@ import numpy as np
 from mlcflow.errors import ScheduleError
 from mlcflow.frontends import Imported
 from mlcflow.graph.kernel import Kernel
+from mlcflow.graph.library_calls import declare_called
 from mlcflow.graph.linalg_ops import payload
 from mlcflow.mlir import clone, func, ir, tensor
 from mlcflow.runtime.executable import Executable
@@ -29,6 +30,7 @@ def isolate(kernel: Kernel) -> ir.Module:
         copy = function.operation.clone()
         module.body.append(copy)
         if "mlcflow.kernel" not in function.attributes:
+            declare_called(module)
             return module
         arguments, results = list(function.type.inputs), list(function.type.results)
         count = len(arguments) - len(results)
@@ -38,6 +40,7 @@ def isolate(kernel: Kernel) -> ir.Module:
             places = [_destination(kind) for kind in arguments[count:]]
             call = func.CallOp(results, function.name.value, [*main.arguments, *places])
             func.ReturnOp(list(call.results))
+        declare_called(module)
         return module
 
 

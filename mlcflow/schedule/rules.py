@@ -27,6 +27,8 @@ def apply_rules(rules: Mapping[str, Rule], target: Target) -> Callable[[ir.Modul
     def schedule_kernels(module: ir.Module) -> None:
         for kernel in find_kernels(module):
             if "mlcflow.rule" not in kernel.function.attributes:
+                # The names that a schedule by hand has left: of blocks that are gone, too.
+                labels.clear(kernel.function)
                 rule = _first(rules, kernel, target)
                 kernel.function.attributes["mlcflow.rule"] = ir.StringAttr.get(rule)
                 labels.clear(kernel.function)

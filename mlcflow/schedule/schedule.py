@@ -13,10 +13,12 @@ from mlcflow.schedule.emit import name_blocks
 from mlcflow.schedule.find import find_kernel
 from mlcflow.schedule.interpret import apply
 from mlcflow.schedule.labels import PARALLEL, Loop
+from mlcflow.schedule.tensorize import tensorize
 from mlcflow.schedule.trace import Build, Step, Trace, apply_to, plain
 
 if TYPE_CHECKING:
     from mlcflow.report.explain import Explanation
+    from mlcflow.target import Target
 
 
 class Schedule:
@@ -83,10 +85,7 @@ class Schedule:
 
     @primitive
     def tile(self, block: str, sizes: Sequence[int]) -> list[Loop]:
-        """Split several loops of ``block`` at once; 0 leaves a loop alone. Gives the outer loops.
-
-        A size of the whole extent gives a loop of one iteration.
-        """
+        """Split several loops of ``block`` at once, 0 for none; gives the outer loops."""
         return loops.tile(self, block, sizes)
 
     @primitive
@@ -109,9 +108,9 @@ class Schedule:
 
     @primitive
     def peel(self, loop: Loop | str) -> Loop:
-        """Do the first iteration of a loop around its block apart, in blocks ``..._first``.
+        """Do the first iteration of a loop apart, in blocks ``..._first``; gives the others' loop.
 
-        Gives the loop over the others. Upstream: ``transform.loop.peel``.
+        Upstream: ``transform.loop.peel``.
         """
         return split.peel(self, self.loop(loop))
 
@@ -144,14 +143,16 @@ class Schedule:
 
     @primitive
     def tile_and_fuse(
-        self, block: str, sizes: Sequence[int], *, order: Sequence[int] = ()
+        self, block: str, sizes: Sequence[int], *, order: Sequence[int] = (), overlap: bool = False
     ) -> list[Loop]:
         """Tile ``block`` and compute its producers within the tile loops. Gives these loops.
 
         ``sizes``: a tile size for each loop, 0 (or nothing) for none; ``order``: the loops
-        by number, outermost first. Upstream: ``transform.structured.fuse``.
+        by number, outermost first. A size divides the extent; or, with ``overlap``, the last
+        tile starts so early that it is whole, and computes some elements a second time.
+        Upstream: ``transform.structured.fuse``.
         """
-        return fusion.tile_and_fuse(self, block, sizes, order)
+        return fusion.tile_and_fuse(self, block, sizes, order, overlap=overlap)
 
     @primitive
     def compute_at(self, block: str, loop: Loop | str) -> None:
@@ -176,10 +177,7 @@ class Schedule:
 
     @primitive
     def flatten(self, block: str) -> None:
-        """Collapse the loops of an elementwise block that broadcasts nothing into one.
-
-        Upstream: ``transform.structured.flatten_elementwise``.
-        """
+        """Collapse the loops of an elementwise block into one (``flatten_elementwise``)."""
         shape.flatten(self, block)
 
     @primitive
@@ -189,22 +187,31 @@ class Schedule:
 
     @primitive
     def rfactor(self, loop: Loop | str, lanes: int) -> str:
-        """Reduce ``loop`` into ``lanes`` accumulators side by side, and these into one at the end.
+        """Reduce into ``lanes`` accumulators side by side, and these into one in a block it gives.
 
-        Gives the name of the block that joins them. Reorders the sum. Upstream:
-        ``transform.structured.tile_reduction_using_for``.
+        Upstream: ``transform.structured.tile_reduction_using_for``.
         """
         return shape.rfactor(self, self.loop(loop), lanes)
 
     # Memory.
 
     @primitive
-    def cache_read(self, block: str, operand: int) -> str:
-        """Copy what ``block`` reads as operand number ``operand`` into memory of its own.
+    def cache_read(
+        self,
+        block: str,
+        operand: int,
+        *,
+        panels: Loop | str | None = None,
+        permutation: Sequence[int] = (),
+    ) -> str:
+        """Copy operand ``operand`` of ``block`` into memory of its own; gives the copying block.
 
-        Gives the name of the block that copies.
+        With ``panels``, a loop around the block, what it reads is copied ahead of the loop, one
+        panel an iteration, its dimensions in the order of ``permutation``; panels of parameters
+        are made once, in ``@prepare``.
         """
-        return memory.cache_read(self, block, operand)
+        loop = self.loop(panels) if panels else None
+        return memory.cache_read(self, block, operand, loop, permutation)
 
     @primitive
     def cache_write(self, block: str) -> str:
@@ -221,26 +228,23 @@ class Schedule:
 
     @primitive
     def pad(self, block: str, multiples: Sequence[int]) -> None:
-        """Make the extent of each loop a multiple, by zeros that do not change the result.
-
-        Upstream: ``transform.structured.pad``.
-        """
+        """Make the extent of each loop a multiple by zeros without effect (``structured.pad``)."""
         memory.pad(self, block, multiples)
 
     # Vectors.
 
     @primitive
     def vectorize(self, *blocks: str, **given: Sequence[str]) -> None:
-        """Turn blocks, by default all, into vector operations of the size of their tiles.
-
-        Upstream: ``transform.structured.vectorize``.
-        """
+        """Turn blocks, by default all, into vectors of their tiles (``structured.vectorize``)."""
         vectors.vectorize(self, list(blocks or given.get("blocks", ())))
 
     @primitive
-    def tensorize(self, block: str, intrinsic: str) -> None:
-        """Map ``block`` to a hardware or library primitive: ``vector.contract``."""
-        vectors.tensorize(self, block, intrinsic)
+    def tensorize(self, block: str, intrinsic: str, target: Target | None = None) -> None:
+        """Map ``block`` to ``vector.contract``, ``x86.dot`` or a function, ``library:NAME``.
+
+        ``x86.dot``: see ``schedule.dot.to_dots``; refused if a ``target`` is given that lacks it.
+        """
+        tensorize(self, block, intrinsic, target)
 
     @primitive
     def hoist(self) -> None:

@@ -89,15 +89,17 @@ def _drop_unit_loops(schedule: Schedule, *, track: bool) -> None:
         for name in schedule.blocks()
     }
     copies = [name for name, op in blocks(schedule.function).items() if is_copy(op)]
-    windows = [
-        name
+    windows = {
+        name: is_generic(op)
         for name, op in blocks(schedule.function).items()
-        if 1 in loop_extents(op) and not is_generic(op) and has_window(op)
-    ]
+        if 1 in loop_extents(op) and has_window(op)
+    }
 
     def build(root: Handle) -> None:
-        for name in windows:  # the patterns below know generic windows only
-            structured.GeneralizeOp(match_block(root, name))
+        for name, is_ready in windows.items():  # the patterns below know generic windows only
+            if not is_ready:
+                structured.GeneralizeOp(match_block(root, name))
+            ir.Operation.create("schedule.drop_window", operands=[match_block(root, name)])
         # A copy may fold away altogether, and no handle may stand for it then.
         tracked = [name for name in kept if track and name not in copies]
         handles = {name: match_block(root, name) for name in tracked}

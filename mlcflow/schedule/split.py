@@ -33,6 +33,8 @@ def split(
         _split_around(schedule, loop, sizes, names)
     if peel and loop.extent % sizes[0]:
         _peel_rest(schedule, schedule.loop(f"{loop.block}.{names[0]}"))
+        if loop.extent // sizes[0] == 1:  # one whole iteration, for which no loop is left
+            forget(schedule, Loop(loop.block, names[0], 1, loop.kind))
     return [schedule.loop(f"{loop.block}.{name}") for name in names]
 
 

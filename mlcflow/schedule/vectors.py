@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mlcflow.errors import ScheduleError, unknown_name
+from mlcflow.errors import ScheduleError
 from mlcflow.graph.kernel import loop_extents
 from mlcflow.graph.linalg_ops import (
     captured,
@@ -38,8 +38,6 @@ LARGEST = 1 << 14
 SCALAR_ONLY = frozenset({"math.fpowi", "math.ipowi"})
 """Operations that upstream lowers for scalars only."""
 
-INTRINSICS = ("vector.contract",)
-
 
 def vectorize(schedule: Schedule, chosen: list[str]) -> None:
     """See :meth:`Schedule.vectorize`."""
@@ -63,6 +61,8 @@ def vectorize(schedule: Schedule, chosen: list[str]) -> None:
             # never becomes a vector.contract.
             vectorized.operation.attributes["create_named_contraction"] = ir.UnitAttr.get()
         with ir.InsertionPoint(transform.ApplyPatternsOp(root).patterns):
+            # A tile of what lies between two blocks needs the space of a tile only.
+            tensor_transform.ApplyFoldTensorEmptyPatternsOp()
             tensor_transform.ApplyFoldTensorSubsetOpsIntoVectorTransfersPatternsOp()
             transform.ApplyCanonicalizationPatternsOp()
 
@@ -108,16 +108,6 @@ def why_not(op: ir.OpView, name: str) -> str:
 def _element_bits(kind: ir.ShapedType) -> int:
     element = kind.element_type
     return element.width if isinstance(element, ir.IntegerType | ir.FloatType) else 8
-
-
-def tensorize(schedule: Schedule, block: str, intrinsic: str) -> None:
-    """See :meth:`Schedule.tensorize`."""
-    if intrinsic not in INTRINSICS:
-        raise ScheduleError(unknown_name("intrinsic", intrinsic, INTRINSICS))
-    op = schedule.block(block)
-    if not linalg.isa_contraction_op(op.operation):
-        raise ScheduleError(f"tensorize: '{block}' ({op.operation.name}) is no contraction")
-    vectorize(schedule, [block])
 
 
 def hoist(schedule: Schedule) -> None:

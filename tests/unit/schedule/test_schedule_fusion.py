@@ -51,6 +51,25 @@ def test_tile_and_fuse_refuses() -> None:
     assert "expected at most 2" in refused(schedule, "tile_and_fuse", "final", [1, 1, 1])
 
 
+@pytest.mark.parametrize("sizes", [[3, 5], [4, 5], [7, 1], [8, 11], [9, 13]])
+def test_tile_and_fuse_with_overlapping_tiles(sizes: list[int]) -> None:
+    program = linear_relu(8, 12, 6)
+    module, schedule = program.schedule()
+    schedule.tile_and_fuse("final", sizes, overlap=True)
+    inner = schedule.loops("root")[-3:-1]
+    assert [loop.extent for loop in inner] == [min(8, sizes[0]), min(12, sizes[1])]
+    program.check(module)
+
+
+def test_overlapping_tiles_are_not_added_to_twice() -> None:
+    program = linear_relu(8, 12, 6)
+    _, schedule = program.schedule()
+    schedule.split("final.i", [None, 2])
+    schedule.compute_at("root", "final.i_0")
+    wrong = refused(schedule, "tile_and_fuse", "root", [0, 5], overlap=True)
+    assert "compute twice what 'root' adds to its destination" in wrong
+
+
 def test_compute_at() -> None:
     program = linear_relu(8, 12, 6)
     module, schedule = program.schedule()
@@ -138,6 +157,38 @@ def test_decompose_reduction() -> None:
     schedule.decompose_reduction("root", "final.i_0")
     assert names(schedule, "fill0") == ["I_0:4", "i:2", "j:12"]
     program.check(module)
+
+
+@pytest.mark.parametrize(("loop", "expected"), [("i", ["i:4", "j:12"]), ("j", ["i:4", "j:3"])])
+def test_decompose_reduction_in_loops_of_its_own(loop: str, expected: list[str]) -> None:
+    program = matmul(8, 12, 6)
+    module, schedule = program.schedule()
+    for name, size in (("i", 4), ("j", 3), ("k", 2)):
+        schedule.split(f"root.{name}", [None, size])
+    schedule.decompose_reduction("root", f"root.{loop}_0")
+    around = ["I_0:2"] if loop == "i" else ["I_0:2", "J_0:4"]
+    assert names(schedule, "fill0") == [*around, *expected]
+    program.check(module)
+    schedule.vectorize()
+    schedule.hoist()
+    assert "iter_args(%arg7 = %cst) -> (vector<4x3xf32>)" in str(schedule) or loop == "i"
+    program.check(module, vectors=True)
+
+
+def test_decompose_reduction_inside_a_loop_that_adds_refuses() -> None:
+    _, schedule = matmul(8, 12, 6).schedule()
+    schedule.split("root.k", [None, 2])
+    schedule.split("root.i", [None, 4])
+    wrong = refused(schedule, "decompose_reduction", "root", "root.i_0")
+    assert "a reduction loop around root.i_0 adds to what 'root' has so far" in wrong
+
+
+def test_decompose_reduction_in_an_unrolled_loop_refuses() -> None:
+    _, schedule = matmul(8, 12, 6).schedule()
+    schedule.split("root.i", [None, 2])
+    schedule.unroll("root.i_0", 2)
+    wrong = refused(schedule, "decompose_reduction", "root", "root.i_0")
+    assert "'root' has no tile of its own in each iteration of root.i_0" in wrong
 
 
 def test_decompose_reduction_refuses() -> None:

@@ -48,6 +48,16 @@ def test_split_with_peel_makes_a_tail() -> None:
     program.check(module)
 
 
+def test_split_with_peel_of_one_whole_step_leaves_no_loop() -> None:
+    program = matmul(7, 8, 4)
+    module, schedule = program.schedule()
+    outer, inner = schedule.split("root.i", [None, 5], peel=True)
+    assert (outer.is_gone, inner.extent) == (True, 5)
+    assert names(schedule, "root_tail") == ["i_1:2", "j:8", "k:4"]
+    assert count(schedule, "scf.for") == 0
+    program.check(module)
+
+
 def test_loops_of_different_blocks_with_one_name_are_different() -> None:
     program = linear_relu(8, 12, 6)
     module, schedule = program.schedule()

@@ -33,6 +33,50 @@ def test_cache_read(inside: bool) -> None:
     program.check(module)
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_cache_read_of_panels(overlap: bool) -> None:
+    program = linear_relu(8, 14 if overlap else 12, 6)
+    module, schedule = program.schedule()
+    schedule.tile_and_fuse("final", [2, 4], order=[1, 0], overlap=overlap)
+    name = schedule.cache_read("root", 1, panels="root.j_0")
+    assert names(schedule, name) == [f"J_0:{4 if overlap else 3}", "i:6", "j:4"]
+    program.check(module)
+    schedule.vectorize()
+    schedule.hoist()
+    program.check(module, vectors=True)
+
+
+def test_cache_read_of_turned_panels_of_a_named_product() -> None:
+    program = linear_relu(8, 12, 6)
+    module, schedule = program.schedule()
+    schedule.tile_and_fuse("final", [2, 4], order=[1, 0])
+    name = schedule.cache_read("root", 1, panels="root.j_0", permutation=[1, 0])
+    assert names(schedule, name) == ["J_0:3", "i:4", "j:6"]
+    program.check(module)
+
+
+def test_cache_read_of_panels_with_the_first_iteration_apart() -> None:
+    program = matmul(8, 6, 4)
+    module, schedule = program.schedule()
+    schedule.split("root.i", [None, 2])
+    schedule.peel("root.i_0")
+    wrong = refused(schedule, "cache_read", "root_first", 0, panels="root.i_0")
+    assert "expected root.i_0 to be a loop around 'root_first'" in wrong
+    schedule.cache_read("root", 0, panels="root.i_0")
+    program.check(module)
+
+
+def test_cache_read_of_panels_refuses() -> None:
+    _, schedule = linear_relu(8, 12, 6).schedule()
+    wrong = refused(schedule, "cache_read", "root", 1, panels="root.j")
+    assert "expected root.j to be a loop around 'root'" in wrong
+    schedule.tile_and_fuse("final", [2, 4])
+    wrong = refused(schedule, "cache_read", "root", 1, panels="root.i_0")
+    assert "a loop inside root.i_0 moves operand 1" in wrong
+    wrong = refused(schedule, "cache_read", "final", 0, permutation=[1, 0])
+    assert "a permutation needs panels" in wrong
+
+
 def test_cache_read_refuses() -> None:
     _, schedule = matmul(8, 6, 4).schedule()
     assert "'root' reads operands 0 to 1, got 2" in refused(schedule, "cache_read", "root", 2)

@@ -40,7 +40,7 @@ PROGRAMS: dict[str, Callable[[Callable], Program]] = {
 }
 FACTORS = [[None, 2], [None, 3], [2, None], [None, 2, 2], [3, None, 1], [None, 1]]
 LIKELY = ["split"] * 7 + ["tile", "reorder", "fuse"] * 3 + ["tile_and_fuse", "peel"] * 2
-LIKELY += ["compute_at", "reverse_compute_at"] * 3
+LIKELY += ["compute_at", "reverse_compute_at", "cache_read", "decompose_reduction"] * 3
 RARE = ["vectorize", "tensorize"]
 """Nothing is left to schedule afterwards, so these come last."""
 
@@ -81,7 +81,7 @@ class Draw:
         makers: dict[str, Callable[[], list]] = {
             "split": lambda: [self.loop(), self.one(FACTORS)],
             "tile": lambda: [self.block, self.sizes(0, 0, 1, 2, 3)],
-            "tile_and_fuse": lambda: [self.block, self.sizes(0, 0, 1, 2, 4)],
+            "tile_and_fuse": lambda: [self.block, self.sizes(0, 0, 1, 2, 4, 5)],
             "pack": lambda: [self.block, self.sizes(0, 2, 3)],
             "pad": lambda: [self.block, self.sizes(1, 2, 4)],
             "reorder": lambda: self.data.draw(st.permutations(loops))[: self.one([2, 3, 4])],
@@ -106,8 +106,12 @@ class Draw:
             "sample_perfect_tile": lambda: [self.loop(), 2],
             "sample_categorical": lambda: [[1, 2, 3]],
         }
-        options = {"peel": self.one([False, True])} if primitive == "split" else {}
-        return list(makers[primitive]()), options
+        options: dict[str, Callable[[], dict[str, Any]]] = {
+            "split": lambda: {"peel": self.one([False, True])},
+            "tile_and_fuse": lambda: {"overlap": self.one([False, True])},
+            "cache_read": lambda: {"panels": self.one([None, self.loop(around=True)])},
+        }
+        return list(makers[primitive]()), options.get(primitive, dict)()
 
 
 def take_step(schedule: Schedule, primitive: str, data: st.DataObject) -> None:
