@@ -1,0 +1,1 @@
+"""Mathematical functions, written out in the arithmetic that vectors have."""
