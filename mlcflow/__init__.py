@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mlcflow.pipeline import Pipeline as Pipeline
     from mlcflow.pipeline import Stage as Stage
     from mlcflow.runtime.executable import Executable as Executable
+    from mlcflow.runtime.libraries import library as library
+    from mlcflow.runtime.library import Library as Library
     from mlcflow.schedule.sampling import search_space as search_space
     from mlcflow.schedule.schedule import Schedule as Schedule
     from mlcflow.schedule.trace import replay as replay
@@ -47,6 +49,8 @@ _HOMES = {
     "einsum_function": "frontends.tensor_program.einsum",
     "from_python": "frontends.tensor_program.function",
     "grid": "language",
+    "library": "runtime.libraries",
+    "Library": "runtime.library",
     "language": "language",
     "reduce": "language",
     "replay": "schedule.trace",

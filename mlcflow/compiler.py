@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlcflow.cached import compile_cached, key_for, open_cache
 from mlcflow.check.verify import check_executable
-from mlcflow.errors import MlcflowError
 from mlcflow.frontends import Imported
-from mlcflow.frontends.mlir import import_mlir
-from mlcflow.frontends.tensor_program.function import TensorFunction, import_tensor_function
-from mlcflow.mlir import clone, ir
+from mlcflow.frontends.model import read_model
+from mlcflow.gpu.executable import DeviceExecutable
+from mlcflow.gpu.host_calls import has_kernels
 from mlcflow.pipeline import Pipeline, StageRecord
 from mlcflow.runtime.executable import Executable
 from mlcflow.target import Target
@@ -25,7 +25,9 @@ def compile(
     pipeline: str | Pipeline = "cpu",
     options: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
+    threads: int | None = None,
     verify: bool = True,
+    cache: bool | str | Path = True,
     on_stage: Callable[[StageRecord], None] | None = None,
 ) -> Executable:
     """Compile a model for a target; the host by default.
@@ -33,17 +35,26 @@ def compile(
     ``model``: a ``torch.nn.Module``, an ``ExportedProgram`` or a function of tensors, with
     ``example_inputs`` (and ``kwargs``) that fix shapes and dtypes; or a tensor function, an
     ``ir.Module``, MLIR text, or the ``Path`` of an MLIR file, which need none. ``pipeline``: a
-    name, with its ``options``, or a ``Pipeline``. ``verify`` runs model and executable on copies
-    of the example inputs and compares them; MLIR has no original to compare with.
-
-    Raises ``ImportModelError``, ``LoweringError``, ``ExecutionError`` or
-    ``VerificationError``, which are all ``MlcflowError``.
+    name, with its ``options``, or a ``Pipeline``. ``threads``: see ``Executable.threads``.
+    ``verify`` compares model and executable on copies of the example inputs, if there are any.
+    ``cache``: take the code from an earlier process that compiled the same, and keep it for a
+    later one (``False``: do not; a directory: there); see docs/cache.md.
+    Raises ``ImportModelError``, ``LoweringError``, ``ExecutionError`` or ``VerificationError``.
     """
     keywords = dict(kwargs or {})
-    imported = import_model(model, example_inputs, keywords, dynamic_shapes)
-    executable = load(imported, build_pipeline(pipeline, target, options), on_stage=on_stage)
-    if verify and imported.tensors:
-        check_executable(executable, model, example_inputs, keywords)
+    imported = read_model(model, example_inputs, keywords, dynamic_shapes)
+    built = build_pipeline(pipeline, target, options)
+
+    def check(executable: Executable) -> None:
+        if verify and imported.tensors:
+            check_executable(executable, model, example_inputs, keywords)
+
+    place = None if on_stage else open_cache(cache)
+    key = place and key_for(imported, pipeline, options, target)
+    if place and key:
+        return compile_cached(place, key, imported, built, threads, check if verify else None)
+    executable = load(imported, built, threads=threads, on_stage=on_stage)
+    check(executable)
     return executable
 
 
@@ -54,23 +65,9 @@ def import_model(
     dynamic_shapes: Any = None,
 ) -> Imported:
     """Bring a model into MLIR, whatever it comes from."""
-    if isinstance(model, Imported):
-        return model
-    if isinstance(model, ir.Module):
-        return Imported(clone(model))
-    if isinstance(model, TensorFunction):
-        return import_tensor_function(model, args)
-    if isinstance(model, str | bytes | Path):
-        return import_mlir(model)
-    if not callable(model) and not hasattr(model, "graph_signature"):
-        raise MlcflowError(
-            "model: expected a torch.nn.Module, a function of tensors, an ExportedProgram, a "
-            "tensor function, an ir.Module, MLIR text or the Path of an MLIR file, got "
-            f"{type(model).__name__}"
-        )
-    from mlcflow.frontends.torch import import_torch  # needs PyTorch, which is optional
-
-    return import_torch(model, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes)
+    imported = read_model(model, args, kwargs, dynamic_shapes)
+    assert imported.module  # it is made here, not later
+    return imported
 
 
 def build_pipeline(
@@ -83,9 +80,9 @@ def build_pipeline(
         return pipeline
     from mlcflow.pipelines import build
 
-    if not isinstance(target, Target):
-        target = Target.parse(target or "host")
-    return build(pipeline, target, **(options or {}))
+    here = "cuda" if pipeline == "cuda" else "host"
+    chosen = target if isinstance(target, Target) else Target.parse(target or here)
+    return build(pipeline, chosen, **(options or {}))
 
 
 def load(
@@ -93,8 +90,10 @@ def load(
     pipeline: Pipeline,
     *,
     start: str | None = None,
+    threads: int | None = None,
     on_stage: Callable[[StageRecord], None] | None = None,
 ) -> Executable:
     """Run the pipeline (from stage ``start``) and load the machine code."""
     stages = pipeline.run(imported.module, start=start, on_stage=on_stage)
-    return Executable(imported.module, imported, stages, pipeline)
+    loaded = DeviceExecutable if has_kernels(imported.module) else Executable
+    return loaded(imported.module, imported, stages, pipeline, threads)

@@ -38,3 +38,17 @@ def keep_kernels_apart(module: ir.Module) -> None:
     for op in module.body.operations:
         if isinstance(op, llvm.LLVMFuncOp) and "mlcflow.kernel" in op.attributes:
             op.attributes["no_inline"] = ir.UnitAttr.get()
+
+
+def hide_prepare(module: ir.Module) -> None:
+    """Make ``@prepare`` private to the module; it is called through its packed entry.
+
+    Its arguments are all parameters: for a model of a hundred layers thousands of scalars, most
+    of them known sizes that nothing reads. LLVM drops those of a private function; to generate
+    code for all of them takes longer than for all kernels together.
+    """
+    defined = [op for op in module.body.operations if isinstance(op, llvm.LLVMFuncOp)]
+    names = {ir.StringAttr(op.attributes["sym_name"]).value: op for op in defined}
+    if {"prepare", "_mlir_ciface_prepare"} <= set(names):
+        names["prepare"].attributes["linkage"] = ir.Attribute.parse("#llvm.linkage<internal>")
+        names["prepare"].attributes["no_inline"] = ir.UnitAttr.get()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from mlcflow.mlir import ir
+from mlcflow.mlir import asm, ir
 
 
 def flat_arguments(args: tuple, kwargs: dict[str, Any]) -> list:
@@ -25,17 +26,29 @@ def flat_results(results: list) -> Any:
 class Imported:
     """A model as it enters a pipeline.
 
-    ``module`` holds ``@main``, whose arguments and results carry the ``mlcflow.*`` attributes
-    of ``mlcflow.dialects.attributes``. ``parameters`` are arrays by name, shared with the
-    model. ``flatten(args, kwargs)`` lists the arrays of a call in the order of the inputs;
+    ``source`` is the module, or makes it when it is first asked for. ``module`` holds ``@main``,
+    whose arguments and results carry the ``mlcflow.*`` attributes of
+    ``mlcflow.dialects.attributes``. ``parameters`` are arrays by name, shared with the model.
+    ``flatten(args, kwargs)`` lists the arrays of a call in the order of the inputs;
     ``unflatten(arrays)`` gives the results the structure the model gives them. ``positional``
     says that a call without keywords is flat already; ``tensors``, that a call without inputs
-    gives torch tensors.
+    gives torch tensors. ``tell`` gives the text that decides about the module, if that is known
+    before there is one.
     """
 
-    module: ir.Module
+    source: ir.Module | Callable[[], ir.Module]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     flatten: Callable[[tuple, dict[str, Any]], list] = flat_arguments
     unflatten: Callable[[list], Any] = flat_results
     positional: bool = True
     tensors: bool = False
+    tell: Callable[[], str] | None = None
+
+    @cached_property
+    def module(self) -> ir.Module:
+        """The module, which a pipeline changes. Raises ``ImportModelError`` if it is made now."""
+        return self.source if isinstance(self.source, ir.Module) else self.source()
+
+    def identity(self) -> str:
+        """A text that is equal for equal modules; empty if none is known."""
+        return self.tell() if self.tell else asm(self.module)

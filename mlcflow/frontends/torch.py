@@ -20,7 +20,8 @@ from mlcflow import mlir
 from mlcflow.errors import ImportModelError
 from mlcflow.frontends import Imported
 from mlcflow.frontends.torch_bytes import widen_bytes
-from mlcflow.frontends.torch_export import export
+from mlcflow.frontends.torch_export import decompose, export
+from mlcflow.frontends.torch_identity import identity
 from mlcflow.frontends.torch_ops import NodeImporter, unsupported
 from mlcflow.mlir import ir
 from mlcflow.passes import Pass
@@ -58,46 +59,64 @@ def import_torch(
 
     ``args`` and ``kwargs`` are example inputs; shapes are fixed to theirs, except for the
     dimensions that ``dynamic_shapes`` (as in ``torch.export``) leaves open; all open ones must
-    be the same one. Raises ``ImportModelError`` that lists every unsupported operation.
+    be the same one. The module is made when it is first asked for, since a program from the
+    cache needs none. Raises ``ImportModelError``, then with every unsupported operation.
     """
     program = export(model, args, kwargs or {}, dynamic_shapes)
-    signature = program.graph_signature
-    constants, results = _strip_constants(program.graph, signature)
-    module = _import_graph(program)
-    _lower(module)
-    _annotate(module, program, results)
+    parameters = {name: _contiguous(program, name) for name in _parameter_names(program)}
+
+    def make() -> ir.Module:
+        decomposed = decompose(program)
+        for name in _parameter_names(decomposed):
+            if name not in parameters:
+                parameters[name] = _contiguous(decomposed, name)
+        results = _strip_constants(decomposed.graph, decomposed.graph_signature)
+        module = _import_graph(decomposed)
+        _lower(module)
+        _annotate(module, decomposed, results)
+        return module
+
+    constants = _constants(program)
     return Imported(
-        module,
-        {
-            spec.target: _contiguous(program, spec.target)
-            for spec in signature.input_specs
-            if spec.kind in _PARAMETER_KINDS
-        },
+        make,
+        parameters,
         flatten=_flattener(program.call_spec.in_spec, constants),
-        unflatten=_unflattener(program.call_spec.out_spec, signature),
+        unflatten=_unflattener(program.call_spec.out_spec, program.graph_signature),
         positional=_is_positional(program.call_spec.in_spec) and not constants,
         tensors=True,
+        tell=lambda: identity(program),
     )
 
 
-def _strip_constants(graph: torch.fx.Graph, signature: Any) -> tuple[dict[int, Any], list]:
+def _parameter_names(program: torch.export.ExportedProgram) -> list[str]:
+    """The parameters, buffers and constants of a program."""
+    specs = program.graph_signature.input_specs
+    return [spec.target for spec in specs if spec.kind in _PARAMETER_KINDS]
+
+
+def _constants(program: torch.export.ExportedProgram) -> dict[int, Any]:
+    """The user inputs that are no tensors, by position. Raises ``ImportModelError``."""
+    specs = program.graph_signature.input_specs
+    inputs = [spec.arg for spec in specs if spec.kind == InputKind.USER_INPUT]
+    for arg in inputs:
+        if not isinstance(arg, ConstantArgument | TensorArgument):
+            raise ImportModelError(
+                f"input '{arg.name}': expected a tensor or a constant, found "
+                f"{type(arg).__name__}; pass the number as a 0-d tensor"
+            )
+    found = enumerate(inputs)
+    return {number: arg.value for number, arg in found if isinstance(arg, ConstantArgument)}
+
+
+def _strip_constants(graph: torch.fx.Graph, signature: Any) -> list:
     """Remove what is no tensor from the inputs and outputs of the graph.
 
-    Returns the constant user inputs by position, and the specs of the outputs that remain.
+    Returns the specs of the outputs that remain.
     """
     placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
-    constants: dict[int, Any] = {}
-    user_inputs = [s for s in signature.input_specs if s.kind == InputKind.USER_INPUT]
-    for position, spec in enumerate(user_inputs):
-        if isinstance(spec.arg, ConstantArgument):
-            constants[position] = spec.arg.value
-            if spec.arg.name in placeholders:
-                graph.erase_node(placeholders[spec.arg.name])
-        elif not isinstance(spec.arg, TensorArgument):
-            raise ImportModelError(
-                f"input '{spec.arg.name}': expected a tensor or a constant, found "
-                f"{type(spec.arg).__name__}; pass the number as a 0-d tensor"
-            )
+    for spec in signature.input_specs:
+        if isinstance(spec.arg, ConstantArgument) and spec.arg.name in placeholders:
+            graph.erase_node(placeholders[spec.arg.name])
     output = next(node for node in graph.nodes if node.op == "output")
     kept, results = [], []
     for node, spec in zip(output.args[0], signature.output_specs, strict=True):
@@ -105,7 +124,7 @@ def _strip_constants(graph: torch.fx.Graph, signature: Any) -> tuple[dict[int, A
             kept.append(node)
             results.append(spec)
     output.args = (tuple(kept),)
-    return constants, results
+    return results
 
 
 def _import_graph(program: torch.export.ExportedProgram) -> ir.Module:

@@ -7,6 +7,7 @@ then stay as they are; so what a decomposition calls must not come back to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 aten = torch.ops.aten
+
+LONGEST_ROW = 1 << 16
+"""So many elements are summed in single precision."""
 
 
 def divide(x: Tensor, y: Any, *, rounding_mode: str | None = None) -> Any:
@@ -131,6 +135,78 @@ def index_put(
     return aten._index_put_impl(x, wrapped, values, accumulate)
 
 
+def var_mean(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: Any = None, keepdim: bool = False
+) -> Any:
+    """The mean first, then the mean square of what differs: torch-mlir goes through f64.
+
+    In single precision, of up to ``LONGEST_ROW`` elements: of more, sums in order are not
+    accurate enough.
+    """
+    dims = range(x.dim()) if dim is None or len(dim) == 0 else [d % x.dim() for d in dim]
+    sizes = [x.shape[d] for d in dims]
+    if x.dtype != torch.float32 or not all(isinstance(size, int) for size in sizes):
+        return NotImplemented
+    count = math.prod(sizes)
+    if not 0 < count <= LONGEST_ROW:
+        return NotImplemented
+    mean = aten.sum.dim_IntList(x, list(dims), True) / count
+    difference = x - mean
+    squares = aten.sum.dim_IntList(difference * difference, list(dims), keepdim)
+    divisor = count - (1 if correction is None else correction)
+    variance = squares / max(divisor, 0)
+    return variance, mean if keepdim else aten.squeeze.dims(mean, list(dims))
+
+
+def var(x: Tensor, dim: Sequence[int] | None = None, **options: Any) -> Any:
+    """As :func:`var_mean`."""
+    both = var_mean(x, dim, **options)
+    return both if both is NotImplemented else both[0]
+
+
+def gelu(x: Tensor, *, approximate: str = "none") -> Any:
+    """torch-mlir takes 0.7977 for the square root of 2 / pi, an error of 5e-5."""
+    if approximate != "tanh" or x.dtype not in (torch.float32, torch.float64):
+        return NotImplemented
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
+    return 0.5 * x * (1 + torch.tanh(inner))
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """``softmax(query key^T scale + mask) value``; a row without any key gives 0.
+
+    PyTorch's decomposition scales both operands and looks for such rows in a pass of its own,
+    mask or not. Here the sum of a row tells.
+    """
+    if dropout_p or enable_gqa or query.dtype != torch.float32 or query.dim() < 3:
+        return NotImplemented
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = aten.matmul(query, aten.transpose.int(key, -2, -1)) * factor
+    if is_causal:
+        rows = torch.arange(query.shape[-2], device=query.device)
+        columns = torch.arange(key.shape[-2], device=query.device)
+        attn_mask = rows.unsqueeze(1) >= columns
+    if attn_mask is None:
+        return aten.matmul(aten.softmax.int(scores, -1), value)
+    if attn_mask.dtype == torch.bool:
+        attn_mask = torch.where(attn_mask, 0.0, -math.inf)
+    scores = scores + attn_mask
+    largest = aten.amax(scores, [-1], True)
+    weights = torch.exp(scores - torch.where(largest == -math.inf, 0.0, largest))
+    total = aten.sum.dim_IntList(weights, [-1], True)
+    return aten.matmul(weights / torch.where(total == 0, 1.0, total), value)
+
+
 def _is_inexact(dtype: torch.dtype) -> bool:
     return dtype.is_floating_point or dtype.is_complex
 
@@ -143,6 +219,8 @@ def _int64(indices: Tensor | None) -> Tensor | None:
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.gelu.default: gelu,
+    aten.scaled_dot_product_attention.default: attention,
     aten.div.Tensor_mode: divide,
     aten.div.Scalar_mode: divide,
     aten.floor_divide.default: floor_divide,
@@ -160,4 +238,6 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.view.default: view,
     aten.index.Tensor: index,
     aten.index_put.default: index_put,
+    aten.var.correction: var,
+    aten.var_mean.correction: var_mean,
 }

@@ -18,20 +18,7 @@ from mlcflow.frontends.torch_decompositions import DECOMPOSITIONS
 def export(
     model: Callable[..., Any], args: tuple, kwargs: dict[str, Any], dynamic_shapes: Any
 ) -> torch.export.ExportedProgram:
-    """The exported program of a model, in the operations that torch-mlir lowers.
-
-    Raises ``ImportModelError`` when PyTorch refuses, when two dimensions are open, or when the
-    model resizes an input.
-    """
-    program = _decompose(_export(model, args, kwargs, dynamic_shapes))
-    _check_dynamic(program)
-    _check_resizes(program)
-    return program
-
-
-def _export(
-    model: Callable[..., Any], args: tuple, kwargs: dict[str, Any], dynamic_shapes: Any
-) -> torch.export.ExportedProgram:
+    """The exported program of a model. Raises ``ImportModelError`` when PyTorch refuses."""
     if isinstance(model, torch.export.ExportedProgram):
         return model
     if not isinstance(model, torch.nn.Module):
@@ -78,16 +65,24 @@ def _named_forward(function: FunctionType) -> FunctionType:
     return forward
 
 
-def _decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+def decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """A program in the operations that torch-mlir lowers.
+
+    Raises ``ImportModelError`` when PyTorch refuses, when two dimensions are open, or when the
+    model resizes an input.
+    """
     try:
         with torch.no_grad(), warnings.catch_warnings():
             # PyTorch warns of how it copies its own tree specs.
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-            return program.run_decompositions(get_decomposition_table() | DECOMPOSITIONS)
+            result = program.run_decompositions(get_decomposition_table() | DECOMPOSITIONS)
     except Exception as error:
         raise ImportModelError(
             f"decomposing the exported program failed: {type(error).__name__}: {error}"
         ) from error
+    _check_dynamic(result)
+    _check_resizes(result)
+    return result
 
 
 def _check_dynamic(program: torch.export.ExportedProgram) -> None:

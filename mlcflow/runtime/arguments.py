@@ -88,3 +88,18 @@ def release(owned: set[int]) -> None:
     """Free the memory that :func:`take` collected."""
     for pointer in owned:
         free(pointer)
+
+
+def overwrite(target: Any, value: Any, port: Port) -> None:
+    """Write ``value`` into ``target``; each is a numpy array or a torch tensor.
+
+    Raises ``ExecutionError`` for a read-only array.
+    """
+    if is_tensor(target):
+        target.detach().copy_(value if is_tensor(value) else as_tensor(value, port))
+    elif not target.flags.writeable:
+        raise ExecutionError(
+            f"input '{port.name}': the model writes into it, got a read-only array"
+        )
+    else:
+        target[...] = value.numpy() if is_tensor(value) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +13,16 @@ from mlcflow.errors import ExecutionError
 from mlcflow.frontends import Imported
 from mlcflow.mlir import ir
 from mlcflow.pipeline import Pipeline, Stages
-from mlcflow.runtime.arguments import accept, as_tensor, release, take
-from mlcflow.runtime.dtypes import is_tensor, torch_module
+from mlcflow.runtime.arguments import accept, as_tensor, overwrite, release, take
+from mlcflow.runtime.dtypes import torch_module
 from mlcflow.runtime.frame import Frame, Layout, address, aligned, array_address, row_major_strides
-from mlcflow.runtime.interface import Port, read_interface
-from mlcflow.runtime.machine_code import MachineCode
+from mlcflow.runtime.machine_code import MachineCode, describe
+from mlcflow.runtime.stored import StoredProgram
 
 if TYPE_CHECKING:
     from mlcflow.report.assembly import HotLoop
+    from mlcflow.report.memory import Memory
+    from mlcflow.report.profile import Profile
 
 
 class Executable:
@@ -35,11 +38,16 @@ class Executable:
     """
 
     def __init__(
-        self, module: ir.Module, imported: Imported, stages: Stages, pipeline: Pipeline
+        self,
+        program: ir.Module | StoredProgram,
+        imported: Imported,
+        stages: Stages | Callable[[], Stages],
+        pipeline: Pipeline,
+        threads: int | None = None,
     ) -> None:
-        functions, self._messages = read_interface(module)
+        functions, self._messages, self._most_threads = describe(program)
         ports = functions["main"]
-        self.stages, self.pipeline = stages, pipeline
+        self._stages, self.pipeline = stages, pipeline
         self.parameters: Mapping[str, Any] = imported.parameters
         self.inputs = [port for port in ports if port.role == "input"]
         self.outputs = [port for port in ports if port.role == "output"]
@@ -51,12 +59,38 @@ class Executable:
         self._plain = all(p.role == "output" and not p.returned for p, _ in self._results)
         self._tabulate()
         self._failed: dict[int, int] = {}  # thread -> number of the failed assertion
-        self._code = MachineCode(module, pipeline.opt_level, self._on_assertion)
+        self._raised: BaseException | None = None  # last, by a library function in Python
+        callbacks = self._on_assertion, partial(setattr, self, "_raised")
+        self._code = MachineCode(program, pipeline.opt_level, *callbacks)
         self._entry = self._code.entry("main")
+        self.threads = self._most_threads if threads is None else threads
         self._prepare_layout = Layout(functions.get("prepare", []))
         self._held: dict[str, Any] = {}
         self._frames: list[Frame] = []
         self.prepare()
+
+    @property
+    def stages(self) -> Stages:
+        """The modules that the stages left. Of a program from the cache, they are made anew."""
+        if not isinstance(self._stages, Stages):
+            self._stages = self._stages()
+        return self._stages
+
+    @property
+    def threads(self) -> int:
+        """How many threads a call may use: 1 to the target's cores. Results do not differ."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, number: int) -> None:
+        """Set how many."""
+        if not 1 <= number <= self._most_threads:
+            raise ExecutionError(
+                f"threads: expected 1 to {self._most_threads}, the cores of the target that "
+                f"pipeline '{self.pipeline.name}' compiled for, got {number}"
+            )
+        self._code.use_threads(number)
+        self._threads = number
 
     def _tabulate(self) -> None:
         """Look up in advance what a call needs, so that it only compares and writes words."""
@@ -180,11 +214,15 @@ class Executable:
         return results
 
     def _run(self, entry: Callable[[int], None], frame: Frame) -> None:
+        before = self._raised
         entry(frame.packed)
         if self._failed:
             number = self._failed.pop(threading.get_ident(), None)
             if number is not None:
                 raise ExecutionError(f"the model's own check failed: {self._messages[number]}")
+        error = self._raised
+        if error is not before:  # in a thread of this call, or of one at the same time
+            raise ExecutionError(f"a library raised {type(error).__name__}: {error}") from error
 
     def _on_assertion(self, number: int) -> None:
         self._failed.setdefault(threading.get_ident(), number)
@@ -211,7 +249,7 @@ class Executable:
             if port.role == "output":
                 outputs.append(value)
             else:
-                _overwrite(self._find(port.name, arrays), value, port)
+                overwrite(self._find(port.name, arrays), value, port)
         return outputs
 
     @property
@@ -245,18 +283,18 @@ class Executable:
 
         return assembly.hot_loop(assembly.find(self, kernel))
 
+    def profile(self, *args: Any, seconds: float = 1.0, **kwargs: Any) -> Profile:
+        """A row a kernel: time, share, rate, rule, why it is slow. ``print`` shows a table."""
+        from mlcflow.report.profile import profile
+
+        return profile(self, args, kwargs, seconds=seconds)
+
+    def memory(self) -> Memory:
+        """Bytes of weights, results and the arena, and what lies in it. ``print`` shows a table."""
+        from mlcflow.report.memory import memory
+
+        return memory(self)
+
     def __repr__(self) -> str:
         ports = "; ".join(map(str, [*self.inputs, *self.outputs]))
         return f"<Executable, pipeline '{self.pipeline.name}': {ports}>"
-
-
-def _overwrite(target: Any, value: Any, port: Port) -> None:
-    """Write ``value`` into ``target``; each is a numpy array or a torch tensor."""
-    if is_tensor(target):
-        target.detach().copy_(value if is_tensor(value) else as_tensor(value, port))
-    elif not target.flags.writeable:
-        raise ExecutionError(
-            f"input '{port.name}': the model writes into it, got a read-only array"
-        )
-    else:
-        target[...] = value.numpy() if is_tensor(value) else value

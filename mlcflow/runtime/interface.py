@@ -11,6 +11,8 @@ from mlcflow.errors import ExecutionError
 from mlcflow.mlir import ir
 from mlcflow.runtime import dtypes
 
+THREADS = "mlcflow.threads"
+"""The attribute of a module that says how many threads it was compiled for."""
 DYNAMIC = ir.ShapedType.get_dynamic_size()
 
 
@@ -71,6 +73,12 @@ def read_interface(module: ir.Module) -> tuple[dict[str, list[Port]], list[str]]
     if "mlcflow.assertions" in attributes:
         messages = [ir.StringAttr(a).value for a in ir.ArrayAttr(attributes["mlcflow.assertions"])]
     return functions, messages
+
+
+def read_threads(module: ir.Module) -> int:
+    """How many threads a module was compiled for; 1 if it does not say."""
+    attributes = module.operation.attributes
+    return ir.IntegerAttr(attributes[THREADS]).value if THREADS in attributes else 1
 
 
 def _port(attribute: ir.DictAttr) -> Port:
