@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlcflow.mlir import arith, cf, func, ir, walk
 from mlcflow.runtime.machine_code import ASSERTION_FAILED
 
-_GOES_ON = "mlcflow.goes_on"
+GOES_ON, MESSAGES = "mlcflow.goes_on", "mlcflow.assertions"
 
 
 def drop_needless_assertions(module: ir.Module) -> None:
@@ -26,7 +26,7 @@ def check(condition: ir.Value, message: str) -> None:
     The function goes on when it fails, so that those behind it find its result in memory.
     """
     assertion = cf.AssertOp(condition, message)
-    assertion.operation.attributes[_GOES_ON] = ir.UnitAttr.get()
+    assertion.operation.attributes[GOES_ON] = ir.UnitAttr.get()
 
 
 def report_assertions(module: ir.Module) -> None:
@@ -42,9 +42,9 @@ def report_assertions(module: ir.Module) -> None:
     if not assertions:
         return
     messages = []
-    if "mlcflow.assertions" in module.operation.attributes:
-        messages = list(ir.ArrayAttr(module.operation.attributes["mlcflow.assertions"]))
-    else:
+    if MESSAGES in module.operation.attributes:  # of kernels on a GPU
+        messages = list(ir.ArrayAttr(module.operation.attributes[MESSAGES]))
+    if ASSERTION_FAILED not in ir.SymbolTable(module.operation):
         i64 = ir.IntegerType.get_signless(64)
         with ir.InsertionPoint.at_block_begin(module.body):
             func.FuncOp(ASSERTION_FAILED, ([i64], []), visibility="private")
@@ -53,7 +53,7 @@ def report_assertions(module: ir.Module) -> None:
             _branch(op, len(messages))
         messages.append(op.msg)
         op.operation.erase()
-    module.operation.attributes["mlcflow.assertions"] = ir.ArrayAttr.get(messages)
+    module.operation.attributes[MESSAGES] = ir.ArrayAttr.get(messages)
 
 
 def _branch(assertion: cf.AssertOp, number: int) -> None:
@@ -69,7 +69,7 @@ def _branch(assertion: cf.AssertOp, number: int) -> None:
         i64 = ir.IntegerType.get_signless(64)
         func.CallOp([], ASSERTION_FAILED, [arith.constant(i64, number)])
         owner = block.owner
-        if isinstance(owner, func.FuncOp) and _GOES_ON not in assertion.operation.attributes:
+        if isinstance(owner, func.FuncOp) and GOES_ON not in assertion.operation.attributes:
             func.ReturnOp([_anything(kind) for kind in owner.type.results])
         else:  # nor can a parallel region be left half way
             cf.br([], behind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlcflow.errors import MlcflowError
 from mlcflow.mlir import func, ir, tensor
 
-_ROLES = ("input", "parameter", "prepared", "output", "mutates", "arena", "status")
+_ROLES = ("input", "parameter", "prepared", "output", "mutates", "arena", "status", "constant")
 INTERFACE = "mlcflow.interface"
 ENTRY_POINTS = ("main", "prepare")
 
@@ -103,6 +103,45 @@ def set_arguments(function: func.FuncOp, attributes: list[ir.Attribute]) -> None
     signature = ir.FunctionType.get(types, function.type.results)
     function.attributes["function_type"] = ir.TypeAttr.get(signature)
     function.attributes["arg_attrs"] = ir.ArrayAttr.get(attributes)
+
+
+def add_result(function: func.FuncOp, value: ir.Value, role: str, name: str) -> None:
+    """Append a result of ``role`` to an entry point."""
+    entry = ir.DictAttr.get({f"mlcflow.{role}": ir.StringAttr.get(name)})
+    values = [*results_of(function), value]
+    set_results(function, values, [*ir.ArrayAttr(function.attributes["res_attrs"]), entry])
+
+
+def set_results(
+    function: func.FuncOp, values: list[ir.Value], attributes: list[ir.Attribute]
+) -> None:
+    """Let ``function`` return ``values``, and give its results these attributes."""
+    block = function.entry_block
+    terminator = block.operations[len(block.operations) - 1]
+    with ir.InsertionPoint(terminator), terminator.location:
+        func.ReturnOp(values)
+    terminator.operation.erase()
+    types = [argument.type for argument in block.arguments]
+    signature = ir.FunctionType.get(types, [value.type for value in values])
+    function.attributes["function_type"] = ir.TypeAttr.get(signature)
+    function.attributes["res_attrs"] = ir.ArrayAttr.get(attributes)
+
+
+def results_of(function: func.FuncOp) -> list[ir.Value]:
+    """The values that ``function`` returns."""
+    block = function.entry_block
+    return list(block.operations[len(block.operations) - 1].operands)
+
+
+def names_of(function: func.FuncOp, role: str, *, results: bool = False) -> list[str | None]:
+    """The name of each argument (or result) that has the role; ``None`` for the others."""
+    key = "res_attrs" if results else "arg_attrs"
+    entries = ir.ArrayAttr(function.attributes[key]) if key in function.attributes else []
+    found = [ir.DictAttr(entry) for entry in entries]
+    return [
+        ir.StringAttr(entry[f"mlcflow.{role}"]).value if f"mlcflow.{role}" in entry else None
+        for entry in found
+    ]
 
 
 def record_interface(module: ir.Module) -> None:

@@ -20,7 +20,8 @@ from mlcflow.mlir import func, ir, linalg, walk
 class Kernel:
     """One private function of the graph, called ``name``, and its linalg operations.
 
-    ``kind``: ``contraction``, ``convolution``, ``reduction``, ``elementwise`` or ``other``.
+    ``kind``: ``contraction``, ``convolution``, ``reduction``, ``elementwise``, ``normalization``
+    (reductions of rows, and elementwise operations on these rows) or ``other``.
     ``root`` is the operation that gives the kind; ``final`` the one whose results are the
     kernel's (the epilogue, or the root itself). ``blocks`` are all of them in order, fills
     included. ``loops`` are the extents of the loops of ``root``, -1 where open.
@@ -65,8 +66,18 @@ def read_kernel(function: func.FuncOp) -> Kernel | None:
     roots = [op for op in working if not is_elementwise(op)]
     root = roots[0] if roots else working[-1]
     kind = _kind(root) if len(roots) <= 1 else "other"
+    if _is_normalization(roots, working[-1]):
+        kind = "normalization"
     name = function.name.value
     return Kernel(name, function, kind, root, working[-1], blocks, loop_extents(root))
+
+
+def _is_normalization(roots: list[ir.OpView], final: ir.OpView) -> bool:
+    """Whether rows are reduced several times, or their elements changed by what they reduce to."""
+    if not roots or any(_kind(op) != "reduction" for op in roots):
+        return False
+    rows = iterators(roots[0]).count("parallel")
+    return len(roots) > 1 or (final != roots[0] and len(loop_extents(final)) > rows)
 
 
 def _kind(op: ir.OpView) -> str:

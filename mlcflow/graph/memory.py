@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from mlcflow.graph.arena import Interval, lower_bound, place
+from mlcflow.graph.in_place import overwritable
 from mlcflow.graph.interface import ENTRY_POINTS, add_argument
-from mlcflow.mlir import arith, func, ir, memref
+from mlcflow.mlir import arith, func, ir, memref, walk
 
 ALIGNMENT = 64
 
+PLAN = "mlcflow.memory"
+"""The attribute of a module that tells its memory plan; see ``_record``."""
 
-@dataclass(frozen=True)
-class Interval:
-    """A buffer of ``size`` bytes, alive from operation number ``first`` to ``last``."""
+SCRATCH = "mlcflow.scratch"
+"""The attribute of an allocation, or an argument of a kernel, that is lent to a kernel; on an
+argument, with the bytes of each thread's piece, where each has one."""
 
-    size: int
-    first: int
-    last: int
+_VIEWS = frozenset(
+    f"memref.{name}"
+    for name in (
+        "cast",
+        "collapse_shape",
+        "expand_shape",
+        "memory_space_cast",
+        "reinterpret_cast",
+        "subview",
+        "transpose",
+        "view",
+    )
+)
+"""Operations that name memory in another way and touch none."""
+_RESHAPES = ("memref.collapse_shape", "memref.expand_shape")
 
 
 def plan_memory(module: ir.Module) -> None:
@@ -26,27 +41,115 @@ def plan_memory(module: ir.Module) -> None:
     Buffers that are not alive at the same time share memory. Allocations whose size is known
     at run time only, or that leave the function, stay.
     """
+    if PLAN in module.operation.attributes:
+        return  # a module of a later stage
     for function in module.body.operations:
         if isinstance(function, func.FuncOp) and function.name.value == ENTRY_POINTS[0]:
-            _plan(function)
+            _plan(function, module)
 
 
-def _plan(main: func.FuncOp) -> None:
-    block = main.entry_block
-    number = {op: index for index, op in enumerate(block.operations)}
-    planned = []
+def _plan(main: func.FuncOp, module: ir.Module) -> None:
+    number = _number(main.entry_block)
+    planned: list[tuple[memref.AllocOp, Interval]] = []
     for op in number:
         if isinstance(op, memref.AllocOp) and ir.MemRefType(op.memref.type).has_static_shape:
-            last = _last_use(op.memref, number, set())
-            if last is not None:
-                size = _bytes(ir.MemRefType(op.memref.type))
-                planned.append((op, Interval(size, number[op], last)))
-    if not planned:
-        return
-    offsets, total = place([interval for _, interval in planned])
+            used = touches(op.memref, number)
+            if used is not None:
+                size = buffer_bytes(ir.MemRefType(op.memref.type))
+                first, last = min(used, default=number[op]), max(used, default=number[op])
+                planned.append((op, Interval(size, first, last)))
+    intervals = [interval for _, interval in planned]
+    groups = _groups(number, [op for op, _ in planned], intervals)
+    shared = [_union([intervals[i] for i in group]) for group in groups]
+    starts, total = place(shared)
+    offsets = {i: at for group, at in zip(groups, starts, strict=True) for i in group}
+    names = {step: _name(op) for op, step in number.items() if _is_step(op)}
+    buffers = [
+        _buffer(op, interval, offsets[i], in_place=any(i in group[1:] for group in groups))
+        for i, (op, interval) in enumerate(planned)
+    ]
+    if planned:
+        _use_arena(
+            main, [op for op, _ in planned], [offsets[i] for i in range(len(planned))], total
+        )
+    _record(module, buffers, total, lower_bound(shared), names)
+
+
+def _number(block: ir.Block) -> dict[ir.OpView, int]:
+    """For each operation, the number of the step that it is, or that comes next.
+
+    A step is an operation that does something to memory: in a graph, a call of a kernel.
+    """
+    number, steps = {}, 0
+    for op in block.operations:
+        number[op] = steps
+        steps += _is_step(op)
+    return number
+
+
+def _is_step(op: ir.OpView) -> bool:
+    if isinstance(op, func.ReturnOp):
+        return False
+    return not op.results or isinstance(op, func.CallOp) or bool(op.operation.regions)
+
+
+def _name(op: ir.OpView) -> str:
+    return op.callee.value if isinstance(op, func.CallOp) else op.operation.name
+
+
+def _groups(
+    number: dict[ir.OpView, int], found: list[memref.AllocOp], intervals: list[Interval]
+) -> list[list[int]]:
+    """Buffers by number, those that are the same memory together, in the order of their lives.
+
+    A kernel writes its result over an argument that nobody reads after it, where it may.
+    """
+    groups = {i: [i] for i in range(len(found))}
+    index = {op.memref: i for i, op in enumerate(found)}
+    known: dict[str, set[tuple[int, int]]] = {}
+    for call, step in number.items():
+        if not isinstance(call, func.CallOp):
+            continue
+        if call.callee.value not in known:
+            known[call.callee.value] = _overwritable(call)
+        passed = [index.get(_whole(operand)) for operand in call.operands]
+        for argument, result in sorted(known[call.callee.value]):
+            a, b = passed[argument], passed[result]
+            if a is None or b is None or passed.count(a) > 1 or passed.count(b) > 1:
+                continue
+            fits = intervals[a].last == step == intervals[b].first
+            if fits and intervals[a].size == intervals[b].size and a == groups[a][-1]:
+                groups[a].append(b)
+                groups[b] = groups[a]
+    return [group for i, group in groups.items() if group[0] == i]
+
+
+def _overwritable(call: func.CallOp) -> set[tuple[int, int]]:
+    module = call.operation.parent.parent.regions[0].blocks[0]
+    callee = call.callee.value
+    for op in module.operations:
+        if isinstance(op, func.FuncOp) and op.name.value == callee and not op.is_external:
+            return overwritable(op)
+    return set()
+
+
+def _whole(value: ir.Value) -> ir.Value:
+    """The memref that ``value`` is, in another shape."""
+    while not isinstance(value.owner, ir.Block) and value.owner.name in _RESHAPES:
+        value = value.owner.operands[0]
+    return value
+
+
+def _union(intervals: list[Interval]) -> Interval:
+    return Interval(intervals[0].size, intervals[0].first, max(i.last for i in intervals))
+
+
+def _use_arena(
+    main: func.FuncOp, found: list[memref.AllocOp], offsets: list[int], total: int
+) -> None:
     i8 = ir.IntegerType.get_signless(8)
     arena = add_argument(main, ir.MemRefType.get([total], i8), "arena", "arena")
-    for (op, _), offset in zip(planned, offsets, strict=True):
+    for op, offset in zip(found, offsets, strict=True):
         with ir.InsertionPoint(op), op.location:
             shift = arith.constant(ir.IndexType.get(), offset)
             view = memref.view(op.memref.type, arena, shift, [])
@@ -54,30 +157,53 @@ def _plan(main: func.FuncOp) -> None:
         op.operation.erase()
 
 
-def place(intervals: list[Interval]) -> tuple[list[int], int]:
-    """An offset for each interval, and the bytes needed in all.
+def _buffer(op: memref.AllocOp, interval: Interval, offset: int, *, in_place: bool) -> ir.DictAttr:
+    """What the plan tells of one buffer."""
+    entries: dict[str, ir.Attribute] = {
+        "offset": _i64(offset),
+        "bytes": _i64(interval.size),
+        "first": _i64(interval.first),
+        "last": _i64(interval.last),
+        "type": ir.TypeAttr.get(op.memref.type),
+    }
+    if SCRATCH in op.attributes:
+        entries["scratch"] = op.attributes[SCRATCH]
+    if in_place:
+        entries["in_place"] = ir.UnitAttr.get()
+    return ir.DictAttr.get(entries)
 
-    Largest first, each at the lowest offset where it meets no buffer that is alive at the
-    same time (greedy by size: Pisarchyk and Lee, https://arxiv.org/abs/2001.03288).
+
+def _record(
+    module: ir.Module, buffers: list[ir.DictAttr], total: int, least: int, names: dict[int, str]
+) -> None:
+    """Keep the plan as an attribute of the module, for ``exe.memory()``.
+
+    ``steps``: what ``@main`` does, in order. ``buffers``: the places in the arena and the steps
+    of the first and last use. ``allocations``: what is still allocated at each call, by function.
     """
-    offsets: dict[int, int] = {}
-    for index in sorted(range(len(intervals)), key=lambda i: (-intervals[i].size, i)):
-        interval, offset = intervals[index], 0
-        alive = sorted(
-            (offsets[other], intervals[other].size)
-            for other in offsets
-            if intervals[other].first <= interval.last and interval.first <= intervals[other].last
-        )
-        for start, size in alive:
-            if start - offset >= interval.size:
-                break
-            offset = max(offset, start + size)
-        offsets[index] = offset
-    total = max(offsets[i] + intervals[i].size for i in offsets)
-    return [offsets[i] for i in range(len(intervals))], total
+    allocations = [
+        ir.DictAttr.get({"function": function.name, "type": ir.TypeAttr.get(op.memref.type)})
+        for function in module.body.operations
+        if isinstance(function, func.FuncOp) and function.name.value != ENTRY_POINTS[1]
+        for op in walk(function)
+        if isinstance(op, memref.AllocOp)
+    ]
+    module.operation.attributes[PLAN] = ir.DictAttr.get(
+        {
+            "arena": _i64(total),
+            "lower_bound": _i64(least),
+            "steps": ir.ArrayAttr.get([ir.StringAttr.get(names[step]) for step in sorted(names)]),
+            "buffers": ir.ArrayAttr.get(buffers),
+            "allocations": ir.ArrayAttr.get(allocations),
+        }
+    )
 
 
-def _bytes(kind: ir.MemRefType) -> int:
+def _i64(value: int) -> ir.IntegerAttr:
+    return ir.IntegerAttr.get(ir.IntegerType.get_signless(64), value)
+
+
+def buffer_bytes(kind: ir.MemRefType) -> int:
     """Size in memory, rounded up to the alignment; a zero-sized buffer takes one unit."""
     text = str(kind.element_type)
     if text == "index":
@@ -89,29 +215,31 @@ def _bytes(kind: ir.MemRefType) -> int:
     return max(1, -(-math.prod(kind.shape) * width // ALIGNMENT)) * ALIGNMENT
 
 
-def _last_use(value: ir.Value, number: dict, seen: set[ir.Value]) -> int | None:
-    """The number of the last operation that may touch ``value``; ``None`` if it escapes.
+def touches(value: ir.Value, number: dict[ir.OpView, int]) -> set[int] | None:
+    """The numbers of the operations that may touch the memory of ``value``.
 
-    Every memref that an operation makes from an alias of ``value`` is taken for an alias.
+    ``number`` has the operations of one block; what is nested in one has its number. ``None``
+    if the memory leaves the function. Every memref that an operation makes from an alias of
+    ``value`` is taken for an alias.
     """
-    if value in seen:
-        return -1
-    seen.add(value)
-    last = -1
-    for use in value.uses:
-        op = use.owner
-        if isinstance(op, func.ReturnOp):
-            return None
-        results = list(op.results)
-        if op.operation.name in ("scf.yield", "scf.condition"):
-            results = list(op.operation.parent.results)
-        for result in results:
-            if isinstance(result.type, ir.MemRefType | ir.UnrankedMemRefType):
-                further = _last_use(result, number, seen)
-                if further is None:
-                    return None
-                last = max(last, further)
-        while op not in number:
-            op = op.operation.parent
-        last = max(last, number[op])
-    return last
+    found: set[int] = set()
+    pending, seen = [value], {value}
+    while pending:
+        for use in pending.pop().uses:
+            op = use.owner.operation
+            if op.name == "func.return":
+                return None
+            around = op.name in ("scf.yield", "scf.condition")
+            results = list(op.parent.results if around else op.results)
+            aliases = {
+                result
+                for result in results
+                if isinstance(result.type, ir.MemRefType | ir.UnrankedMemRefType)
+            }
+            pending += aliases - seen
+            seen |= aliases
+            if op.name not in _VIEWS:
+                while op.opview not in number:
+                    op = op.parent
+                found.add(number[op.opview])
+    return found

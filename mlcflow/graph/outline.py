@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from mlcflow.graph.linalg_ops import captured, is_empty, is_fill, outputs, owner
+from mlcflow.graph.linalg_ops import (
+    captured,
+    is_elementwise,
+    is_empty,
+    is_fill,
+    outputs,
+    owner,
+)
 from mlcflow.mlir import func, ir, tensor, walk
 
 
@@ -135,11 +142,10 @@ def _copy(
     return copies
 
 
-def use_destinations(module: ir.Module) -> None:
-    """Let every kernel work in its destinations instead of in empty tensors.
+def write_destinations(module: ir.Module) -> None:
+    """Let the operations that give the results of a kernel write its destinations.
 
-    Runs after the fusion of elementwise operations, which starts from a new empty tensor.
-    Bufferization makes a copy where working in place would be wrong.
+    What comes before them keeps memory of its own.
     """
     for function in kernels(module):
         count = len(function.type.results)
@@ -147,11 +153,33 @@ def use_destinations(module: ir.Module) -> None:
         returned = function.entry_block.operations[len(function.entry_block.operations) - 1]
         for place, value in zip(places, returned.operands, strict=True):
             _start_from(place, value)
+
+
+def use_destinations(module: ir.Module) -> None:
+    """Let every kernel work in its destinations instead of in empty tensors.
+
+    Runs after the fusion of elementwise operations, which starts from a new empty tensor.
+    Bufferization makes a copy where working in place would be wrong.
+    """
+    write_destinations(module)
+    for function in kernels(module):
+        count = len(function.type.results)
+        places = list(function.arguments)[len(function.arguments) - count :]
+        returned = function.entry_block.operations[len(function.entry_block.operations) - 1]
         for op in walk(function):
-            if is_empty(op):
+            # A row between two steps is short, and has a place that stays in the cache.
+            if is_empty(op) and not _is_between(op.result, returned):
                 for place in places:
                     if op.result.type == place.type:
                         op.result.replace_all_uses_with(place)
+
+
+def _is_between(space: ir.Value, returned: ir.OpView) -> bool:
+    """Whether an elementwise operation works in ``space`` whose result is not returned."""
+    return any(
+        is_elementwise(use.owner) and not set(use.owner.results) & set(returned.operands)
+        for use in space.uses
+    )
 
 
 def _start_from(place: ir.Value, value: ir.Value) -> None:

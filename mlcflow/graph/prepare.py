@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from mlcflow.graph.interface import add_argument, set_arguments
+from mlcflow.graph.interface import (
+    ENTRY_POINTS,
+    add_argument,
+    entry_points,
+    names_of,
+    results_of,
+    set_arguments,
+    set_results,
+)
 from mlcflow.graph.linalg_ops import (
     captured,
     elements,
@@ -27,13 +35,12 @@ def prepare(module: ir.Module) -> None:
     main = next((op for op in module.body.operations if _is_main(op)), None)
     if main is None or any(_is_prepare(op) for op in module.body.operations):
         return
-    attributes = [ir.DictAttr(a) for a in ir.ArrayAttr(main.attributes["arg_attrs"])]
-    fixed = _fixed_parameters(main, attributes)
+    fixed = fixed_parameters(main)
     moved = _movable(main, set(fixed))
     border = _border(moved)
     if border:
         _make_prepare(module, main, fixed, moved, border)
-        _drop_unused_parameters(main)
+        drop_unused(module)
 
 
 def _is_main(op: ir.OpView) -> bool:
@@ -44,20 +51,11 @@ def _is_prepare(op: ir.OpView) -> bool:
     return isinstance(op, func.FuncOp) and op.name.value == "prepare"
 
 
-def _fixed_parameters(main: func.FuncOp, attributes: list[ir.DictAttr]) -> dict[ir.Value, str]:
+def fixed_parameters(main: func.FuncOp) -> dict[ir.Value, str]:
     """The arguments that are parameters which ``main`` does not overwrite, with their names."""
-    results = ir.ArrayAttr(main.attributes["res_attrs"]) if "res_attrs" in main.attributes else []
-    overwritten = {
-        ir.StringAttr(ir.DictAttr(a)["mlcflow.mutates"]).value
-        for a in results
-        if "mlcflow.mutates" in ir.DictAttr(a)
-    }
-    names = {
-        value: ir.StringAttr(a["mlcflow.parameter"]).value
-        for value, a in zip(main.arguments, attributes, strict=True)
-        if "mlcflow.parameter" in a
-    }
-    return {value: name for value, name in names.items() if name not in overwritten}
+    overwritten = set(names_of(main, "mutates", results=True))
+    named = zip(main.arguments, names_of(main, "parameter"), strict=True)
+    return {value: name for value, name in named if name and name not in overwritten}
 
 
 def _movable(main: func.FuncOp, fixed: set[ir.Value]) -> list[ir.OpView]:
@@ -83,7 +81,8 @@ def _is_free(op: ir.OpView) -> bool:
 def _is_worth_moving(op: ir.OpView) -> bool:
     if has_assertion(op):
         return False
-    sources = [value.type for value in op.operation.operands if not _is_free_value(value)]
+    values = [*op.operation.operands, *captured(op)]  # captured: gathers from it
+    sources = [value.type for value in values if not _is_free_value(value)]
     largest = max((elements(t) for t in sources if isinstance(t, ir.ShapedType)), default=0)
     return all(elements(result.type) <= largest for result in op.results)
 
@@ -189,12 +188,53 @@ def _first_parameter(value: ir.Value, fixed: dict[ir.Value, str]) -> str:
     return ""
 
 
-def _drop_unused_parameters(main: func.FuncOp) -> None:
-    """Parameters that only ``@prepare`` reads are no arguments of ``@main``."""
+def drop_unused(module: ir.Module) -> None:
+    """Remove arguments of ``@main`` that it does not read: parameters, and prepared values.
+
+    What ``@prepare`` then makes for nobody is removed as well.
+    """
+    main, prepare = (_function(module, name) for name in ENTRY_POINTS)
+    if main is None or prepare is None:
+        return
     attributes = list(ir.ArrayAttr(main.attributes["arg_attrs"]))
-    for number in reversed(range(len(attributes))):
+    names = zip(names_of(main, "parameter"), names_of(main, "prepared"), strict=True)
+    for number, (parameter, prepared) in reversed(list(enumerate(names))):
         is_used = bool(list(main.entry_block.arguments[number].uses))
-        if "mlcflow.parameter" in ir.DictAttr(attributes[number]) and not is_used:
+        if (parameter or prepared) and not is_used:
             main.entry_block.erase_argument(number)
             del attributes[number]
     set_arguments(main, attributes)
+    wanted = set(names_of(main, "prepared"))
+    returned = list(
+        zip(names_of(prepare, "prepared", results=True), results_of(prepare), strict=True)
+    )
+    kept = [number for number, (name, _) in enumerate(returned) if name in wanted]
+    entries = list(ir.ArrayAttr(prepare.attributes["res_attrs"]))
+    set_results(prepare, [returned[n][1] for n in kept], [entries[n] for n in kept])
+
+
+def _function(module: ir.Module, name: str) -> func.FuncOp | None:
+    found = (op for op in entry_points(module) if op.name.value == name)
+    return next(found, None)
+
+
+def value_in_prepare(module: ir.Module, source: ir.Value, name: str) -> ir.Value:
+    """What argument ``source`` of ``@main``, called ``name``, is inside ``@prepare``.
+
+    A parameter becomes an argument of ``@prepare``, which is made if there is none.
+    """
+    prepare = _function(module, "prepare")
+    if prepare is None:
+        with ir.InsertionPoint(module.body), ir.Location.unknown():
+            prepare = func.FuncOp("prepare", ([], []))
+        with ir.InsertionPoint(prepare.add_entry_block()):
+            func.ReturnOp([])
+        prepare.attributes["arg_attrs"] = prepare.attributes["res_attrs"] = ir.ArrayAttr.get([])
+    for known, value in zip(
+        [*names_of(prepare, "prepared", results=True), *names_of(prepare, "parameter")],
+        [*results_of(prepare), *prepare.arguments],
+        strict=True,
+    ):
+        if known == name and value.type == source.type:
+            return value
+    return add_argument(prepare, source.type, "parameter", name)

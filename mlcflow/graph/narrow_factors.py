@@ -1,0 +1,72 @@
+"""Products of bf16 and i8 read their factors as they are, instead of widened copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mlcflow.graph.dot_form import WIDTHS, sizes_suit
+from mlcflow.graph.dots import missing_feature
+from mlcflow.graph.linalg_ops import (
+    indexing_maps,
+    inputs,
+    is_elementwise,
+    is_identity,
+    owner,
+    payload,
+)
+from mlcflow.graph.same_operation import element_type
+from mlcflow.mlir import ir, linalg, walk
+from mlcflow.target import Target
+
+PRODUCTS = {"linalg.matmul": linalg.matmul, "linalg.batch_matmul": linalg.batch_matmul}
+
+_WIDENING = {"bf16": "arith.extf", "i8": "arith.extsi"}
+
+
+def narrow_factors(target: Target) -> Callable[[ir.Module], None]:
+    """A step that lets products of f32 that was bf16 read bf16 (of i32 that was i8: read i8).
+
+    Frontends widen both factors first. The product of two bf16 is exact in f32 and the sum is in
+    f32 either way, so the step changes no value. It applies where ``target`` has dot products
+    for them and the sizes suit these: elsewhere f32 is as good or better.
+    """
+
+    def read_narrow_factors(module: ir.Module) -> None:
+        for op in walk(module.operation):
+            if op.operation.name in PRODUCTS and len(op.results) == 1:
+                _narrow(op, target)
+
+    return read_narrow_factors
+
+
+def _narrow(op: ir.OpView, target: Target) -> None:
+    left, right = (_narrower(value) for value in inputs(op))
+    start = op.operation.operands[2]
+    if left is None or right is None:
+        return
+    kind = str(element_type(left))
+    width = WIDTHS.get((kind, str(element_type(start))))
+    if width is None or str(element_type(right)) != kind or missing_feature(kind, target):
+        return
+    depth, columns = ir.ShapedType(left.type).shape[-1], ir.ShapedType(start.type).shape[-1]
+    is_static = all(ir.ShapedType(value.type).has_static_shape for value in (left, right))
+    if not is_static or not sizes_suit(columns, depth, width):
+        return
+    with ir.InsertionPoint(op), op.location:
+        product = PRODUCTS[op.operation.name](left, right, outs=[start])
+    op.results[0].replace_all_uses_with(product)
+    op.operation.erase()
+
+
+def _narrower(value: ir.Value) -> ir.Value | None:
+    """What ``value`` was widened from, element by element."""
+    cast = owner(value)
+    if cast is None or not is_elementwise(cast) or len(inputs(cast)) != 1:
+        return None
+    source = inputs(cast)[0]
+    names = [op.operation.name for op in payload(cast)]
+    if names != [_WIDENING.get(str(element_type(source)))] or not is_identity(
+        indexing_maps(cast)[0]
+    ):
+        return None
+    return source
