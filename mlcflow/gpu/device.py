@@ -1,0 +1,122 @@
+"""What an executable keeps on a device: memory, kernels, the table of the host code."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mlcflow.errors import ExecutionError, MlcflowError, unknown_name
+from mlcflow.gpu.device_memory import CONSTANTS
+from mlcflow.gpu.driver import Driver
+from mlcflow.gpu.host_calls import KERNELS
+from mlcflow.gpu.ptx import ptx_of
+from mlcflow.mlir import clone, gpu, ir
+from mlcflow.runtime.frame import address
+
+_CALLED = (
+    "cuLaunchKernel",
+    "cuMemcpyDtoHAsync_v2",
+    "cuStreamSynchronize",
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
+)
+_STREAM, _ERROR, _KERNEL, _FIRST = 5, 6, 7, 8  # words of the table, see host.mlir
+
+
+class DeviceMemory:
+    """Bytes on a device, freed with the object.
+
+    ``address`` is given for memory that the program has allocated.
+    """
+
+    def __init__(self, driver: Driver, nbytes: int, address: int = 0) -> None:
+        self.address, self.nbytes = address or driver.allocate(nbytes), nbytes
+        # Not when Python ends: the driver may have gone before.
+        weakref.finalize(self, driver.free, self.address).atexit = False
+
+    def data_ptr(self) -> int:
+        """The address, under the name that PyTorch gives it."""
+        return self.address
+
+
+def upload(driver: Driver, array: Any) -> DeviceMemory:
+    """A copy of a contiguous numpy array or torch tensor on the device."""
+    memory = DeviceMemory(driver, array.nbytes)
+    driver.upload(memory.address, address(array), array.nbytes)
+    return memory
+
+
+class Kernels:
+    """The kernels of a module, loaded, and the table through which host code finds them.
+
+    ``module`` holds PTX as the stage ``ptx`` leaves it. Raises ``ExecutionError`` when the
+    driver does not take it.
+    """
+
+    def __init__(self, driver: Driver, module: ir.Module) -> None:
+        self._driver = driver
+        self.names = [ir.StringAttr(a).value for a in _list(module, KERNELS)]
+        self.ptx = ptx = ptx_of(module)
+        if self.names and not ptx:
+            raise ExecutionError("the module launches kernels, and holds no PTX for them")
+        self._table = (ctypes.c_uint64 * (_FIRST + len(self.names)))()
+        for number, name in enumerate(_CALLED):
+            self._table[number] = driver.address_of(name)
+        if ptx:
+            handle = driver.load_module(ptx)
+            weakref.finalize(self, driver.unload_module, handle).atexit = False
+            for number, name in enumerate(self.names):
+                self._table[_FIRST + number] = driver.find_kernel(handle, name)
+
+    def bind(self, entry: Callable[[int], None]) -> None:
+        """Hand the table to the host code, by its function ``mlcflow_gpu_bind``."""
+        table = ctypes.c_void_p(ctypes.addressof(self._table))
+        packed = (ctypes.c_void_p * 1)(ctypes.addressof(table))
+        entry(ctypes.addressof(packed))
+
+    def assembly(self, name: str | None = None) -> str:
+        """PTX of all kernels, or of one. Raises ``MlcflowError`` for a name that is none."""
+        if name is None:
+            return self.ptx
+        if name not in self.names:
+            raise MlcflowError(unknown_name("kernel", name, self.names))
+        begin = self.ptx.index(f".visible .entry {name}(")
+        return self.ptx[begin : self.ptx.index("\n}\n", begin) + 2]
+
+    def check(self) -> None:
+        """Raise ``ExecutionError`` for the first error since the last check."""
+        code = self._table[_ERROR]
+        if code:
+            self._table[_ERROR] = 0
+            number = ctypes.c_int64(self._table[_KERNEL]).value
+            what = f"kernel '{self.names[number]}'" if number >= 0 else "memory of the device"
+            raise ExecutionError(f"{what}: {self._driver.describe(code)}")
+
+
+def _list(module: ir.Module, key: str) -> list[ir.Attribute]:
+    attributes = module.operation.attributes
+    return list(ir.ArrayAttr(attributes[key])) if key in attributes else []
+
+
+def upload_constants(driver: Driver, module: ir.Module) -> dict[str, DeviceMemory]:
+    """The constant arrays that host code passes to kernels, by name, on the device."""
+    attributes = module.operation.attributes
+    if CONSTANTS not in attributes:
+        return {}
+    return {
+        entry.name: upload(driver, np.ascontiguousarray(ir.DenseElementsAttr(entry.attr)))
+        for entry in ir.DictAttr(attributes[CONSTANTS])
+    }
+
+
+def without_kernels(module: ir.Module) -> ir.Module:
+    """The host code alone."""
+    host = clone(module)
+    for op in list(host.body.operations):
+        if isinstance(op, gpu.BinaryOp):
+            op.operation.erase()
+    return host

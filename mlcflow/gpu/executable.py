@@ -1,0 +1,166 @@
+"""A compiled model that runs on a GPU and is called like the model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlcflow.errors import ExecutionError, MlcflowError
+from mlcflow.frontends import Imported
+from mlcflow.gpu.device import DeviceMemory, Kernels, upload, upload_constants, without_kernels
+from mlcflow.gpu.driver import open_driver
+from mlcflow.gpu.frame import DeviceFrame
+from mlcflow.gpu.host_calls import BIND
+from mlcflow.mlir import ir
+from mlcflow.pipeline import Pipeline, Stages
+from mlcflow.runtime.arguments import as_tensor, overwrite
+from mlcflow.runtime.dtypes import is_tensor
+from mlcflow.runtime.executable import Executable
+from mlcflow.runtime.frame import Layout, address
+from mlcflow.runtime.machine_code import MachineCode, describe
+
+if TYPE_CHECKING:
+    from mlcflow.report.assembly import HotLoop
+    from mlcflow.report.profile import Profile
+
+HOST_LEVEL = 1
+"""LLVM's optimization level for host code, which only calls the driver."""
+
+
+class DeviceExecutable(Executable):
+    """A module of host code and kernels, loaded and ready to be called.
+
+    Takes and gives what every executable does; arrays are copied to the device and back.
+    Parameters, and what is computed from them alone, stay on the device: call ``prepare()``
+    after changing them. Several threads may call at the same time. Errors of the driver are
+    raised as ``ExecutionError`` under their own names.
+    """
+
+    def __init__(
+        self,
+        module: ir.Module,
+        imported: Imported,
+        stages: Stages,
+        pipeline: Pipeline,
+        threads: int | None = None,
+    ) -> None:
+        self._driver = open_driver()
+        self._driver.enter()
+        functions, self._messages, self._most_threads = describe(module)
+        self._stages, self.pipeline = stages, pipeline
+        self.parameters: Mapping[str, Any] = imported.parameters
+        self._tensors, self._unflatten = imported.tensors, imported.unflatten
+        self._flatten_arguments = imported.flatten
+        self._layout, self._prepare_layout = (
+            Layout(functions.get(name, [])) for name in ("main", "prepare")
+        )
+        placed = list(zip(self._layout.ports, self._layout.starts, strict=True))
+        self.inputs = [port for port, _ in placed if port.role == "input"]
+        self.outputs = [port for port, _ in placed if port.role == "output"]
+        self._results = [(p, start) for p, start in placed if p.role in ("output", "mutates")]
+        self._failed: dict[int, int] = {}
+        self._raised: BaseException | None = None
+        self._kernels = Kernels(self._driver, module)
+        callbacks = self._on_assertion, partial(setattr, self, "_raised")
+        self._code = MachineCode(without_kernels(module), HOST_LEVEL, *callbacks)
+        self._kernels.bind(self._code.entry(BIND))
+        self.threads = self._most_threads if threads is None else threads
+        self._entry = self._code.entry("main")
+        self._constants = upload_constants(self._driver, module)
+        self._resident: dict[str, DeviceMemory] = {}
+        self._device_frames: list[DeviceFrame] = []
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Copy the parameters to the device, and compute what depends on them alone."""
+        self._driver.enter()
+        ports = [*self._layout.ports, *self._prepare_layout.ports]
+        held = dict(self._constants)
+        for port in ports:
+            if port.role == "parameter" and port.name not in held:
+                held[port.name] = upload(self._driver, _on_host(self.parameters[port.name]))
+        prepared = [p for p in self._prepare_layout.ports if p.role == "prepared"]
+        for port in prepared:
+            if not port.returned:
+                held[port.name] = DeviceMemory(self._driver, port.nbytes)
+        if prepared:
+            frame = DeviceFrame(self._driver, self._prepare_layout, held)
+            self._launch(self._code.entry("prepare"), frame)
+            self._check(frame)
+            held |= frame.allocated()
+        self._resident, self._device_frames = held, []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model. Raises ``ExecutionError`` for arguments that do not fit."""
+        arrays = self._flatten(args, kwargs)
+        if len(arrays) != len(self.inputs):
+            expected = "; ".join(map(str, self.inputs))
+            raise ExecutionError(
+                f"expected {len(self.inputs)} inputs ({expected}), got {len(arrays)}"
+            )
+        self._driver.enter()
+        frames = self._device_frames  # this call's: ``prepare`` starts a new list
+        try:
+            frame = frames.pop()
+        except IndexError:
+            frame = DeviceFrame(self._driver, self._layout, self._resident)
+        try:
+            frame.place_inputs(arrays)
+            self._launch(self._entry, frame)
+            values = frame.results()
+            self._check(frame)
+        finally:
+            frames.append(frame)
+        tensors = any(map(is_tensor, arrays)) or (self._tensors and not arrays)
+        return self._unflatten(self._sort(values, arrays, tensors))
+
+    def _launch(self, entry: Callable[[int], None], frame: DeviceFrame) -> None:
+        """Run host code, and raise what it could not do."""
+        frame.clear_status()
+        entry(frame.packed)
+        self._kernels.check()
+        number = self._failed.pop(threading.get_ident(), None)
+        if number is not None:
+            raise ExecutionError(f"the model's own check failed: {self._messages[number]}")
+
+    def _check(self, frame: DeviceFrame) -> None:
+        """Wait for the device, and raise if an assertion in a kernel failed."""
+        number = frame.status()
+        self._driver.wait()
+        if number is not None and number[0]:
+            raise ExecutionError(f"the model's own check failed: {self._messages[number[0] - 1]}")
+
+    def _sort(self, values: list[np.ndarray], arrays: list, tensors: bool) -> list[Any]:
+        """The outputs; what overwrites an input or a parameter is written there."""
+        outputs = []
+        for (port, _), array in zip(self._results, values, strict=True):
+            value = as_tensor(array, port) if tensors else array
+            if port.role == "output":
+                outputs.append(value)
+                continue
+            overwrite(self._find(port.name, arrays), value, port)
+            if port.name in self._resident:
+                where = self._resident[port.name].address
+                self._driver.upload(where, address(array), port.nbytes)
+        return outputs
+
+    def assembly(self, kernel: str | None = None) -> str:
+        """The PTX of all kernels, or of one."""
+        return self._kernels.assembly(kernel)
+
+    def hot_loop(self, kernel: str) -> HotLoop:
+        """Not for kernels on a device; raises ``MlcflowError``."""
+        raise MlcflowError("hot loops are found in code of processors; see assembly() for PTX")
+
+    def profile(self, *args: Any, seconds: float = 1.0, **kwargs: Any) -> Profile:
+        """Not for kernels on a device; raises ``MlcflowError``."""
+        raise MlcflowError("kernels on a GPU are not timed yet; NVIDIA's nsys shows them by name")
+
+
+def _on_host(value: Any) -> Any:
+    """A parameter as a contiguous array in host memory."""
+    return value.detach().cpu().contiguous() if is_tensor(value) else np.ascontiguousarray(value)

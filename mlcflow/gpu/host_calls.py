@@ -1,0 +1,138 @@
+"""Host code: launches and reads as calls of functions that call the driver."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from mlcflow.errors import LoweringError
+from mlcflow.gpu.lower import is_plain
+from mlcflow.gpu.ptx import kernel_of
+from mlcflow.mlir import arith, func, gpu, ir, llvm, memref, parse, walk
+
+KERNELS = "mlcflow.gpu_kernels"
+"""The attribute of a module that lists its kernels, in the order of their numbers."""
+
+LAUNCH, READ = "mlcflow_gpu_launch", "mlcflow_gpu_read"
+BIND = "mlcflow_gpu_bind"
+_WORDS = 9  # arguments of LAUNCH
+_BITS = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16}
+
+
+def call_driver(module: ir.Module) -> None:
+    """Replace launches by calls of ``@mlcflow_gpu_launch``, and reads of single elements, which
+    lie on the device, by calls of ``@mlcflow_gpu_read``.
+    """
+    operations = walk(module.operation)
+    launches = [op for op in operations if isinstance(op, gpu.LaunchFuncOp)]
+    loads = [op for op in operations if isinstance(op, memref.LoadOp)]
+    names = list(dict.fromkeys(kernel_of(op) for op in launches))
+    module.operation.attributes[KERNELS] = ir.ArrayAttr.get([ir.StringAttr.get(n) for n in names])
+    _declare(module)
+    for load in loads:
+        _read(load)
+    for launch in launches:
+        _launch(launch, names.index(kernel_of(launch)))
+    if "gpu.container_module" in module.operation.attributes:
+        del module.operation.attributes["gpu.container_module"]
+
+
+def has_kernels(module: ir.Module) -> bool:
+    """Whether a module is host code with kernels for a device."""
+    return KERNELS in module.operation.attributes
+
+
+def _declare(module: ir.Module) -> None:
+    index = ir.IndexType.get()
+    with ir.InsertionPoint.at_block_begin(module.body):
+        for name, count in ((LAUNCH, _WORDS), (READ, 3)):
+            func.FuncOp(name, ([index] * count, []), visibility="private")
+
+
+def link_driver(module: ir.Module) -> None:
+    """Put the functions that call the driver in the place of their declarations."""
+    for op in list(module.body.operations):
+        if isinstance(op, llvm.LLVMFuncOp) and not op.body.blocks and op.sym_name.value in OURS:
+            op.operation.erase()
+    text = resources.files("mlcflow.gpu").joinpath("host.mlir").read_text(encoding="utf-8")
+    for op in parse(text, module.context).body.operations:
+        module.body.append(op.operation.clone(ip=False))
+
+
+OURS = (LAUNCH, READ, "_mlir_memref_to_llvm_alloc", "_mlir_memref_to_llvm_free")
+
+
+def _at_entry(op: ir.OpView, kind: ir.MemRefType) -> ir.Value:
+    """Memory of the function around ``op``, made once."""
+    function = op.operation
+    while not isinstance(function.opview, func.FuncOp):
+        function = function.parent
+    with ir.InsertionPoint.at_block_begin(function.opview.entry_block), op.location:
+        return memref.alloca(kind, [], [])
+
+
+def _address(value: ir.Value) -> ir.Value:
+    return memref.extract_aligned_pointer_as_index(value)
+
+
+def _constant(value: int) -> ir.Value:
+    return arith.constant(ir.IndexType.get(), value)
+
+
+def _launch(op: gpu.LaunchFuncOp, number: int) -> None:
+    i64 = ir.IntegerType.get_signless(64)
+    operands = list(op.kernelOperands)
+    bare = all(is_plain(value.type) for value in operands)
+    with ir.InsertionPoint(op), op.location:
+        words = [word for value in operands for word in _words(value, bare)]
+        memory = _at_entry(op, ir.MemRefType.get([max(1, len(words))], i64))
+        for position, word in enumerate(words):
+            memref.store(word, memory, [_constant(position)])
+        sizes = [op.gridSizeX, op.gridSizeY, op.gridSizeZ]
+        sizes += [op.blockSizeX, op.blockSizeY, op.blockSizeZ]
+        arguments = [_constant(number), *sizes, _address(memory), _constant(len(words))]
+        func.CallOp([], LAUNCH, arguments)
+    op.operation.erase()
+
+
+def _words(value: ir.Value, bare: bool) -> list[ir.Value]:
+    """A kernel argument in words of 8 bytes, as ``convert-gpu-to-nvvm`` takes its arguments."""
+    i64 = ir.IntegerType.get_signless(64)
+    if isinstance(value.type, ir.MemRefType):
+        pointer = arith.index_cast(i64, _address(value))
+        if bare:
+            return [pointer]
+        metadata = list(memref.ExtractStridedMetadataOp(value).results)[1:]
+        return [pointer, pointer, *(arith.index_cast(i64, number) for number in metadata)]
+    if isinstance(value.type, ir.IndexType):
+        return [arith.index_cast(i64, value)]
+    text = str(value.type)
+    if text in _BITS:
+        value = arith.bitcast(ir.IntegerType.get_signless(_BITS[text]), value)
+    if not isinstance(value.type, ir.IntegerType):
+        raise LoweringError(f"a kernel cannot take a value of type {text}")
+    return [value if value.type == i64 else arith.extui(i64, value)]
+
+
+def _read(op: memref.LoadOp) -> None:
+    """Copy one element to the host, and load it there."""
+    source, kind = op.memref, ir.MemRefType(op.memref.type)
+    bytes_of = _bytes(kind)
+    copy = _at_entry(op, ir.MemRefType.get([1], kind.element_type))
+    with ir.InsertionPoint(op), op.location:
+        metadata = list(memref.ExtractStridedMetadataOp(source).results)
+        position, strides = metadata[1], metadata[2 + kind.rank :]
+        for number, stride in zip(op.indices, strides, strict=True):
+            position = arith.addi(position, arith.muli(number, stride))
+        size = _constant(bytes_of)
+        place = arith.addi(_address(source), arith.muli(position, size))
+        func.CallOp([], READ, [_address(copy), place, size])
+        value = memref.load(copy, [_constant(0)])
+    op.result.replace_all_uses_with(value)
+    op.operation.erase()
+
+
+def _bytes(kind: ir.MemRefType) -> int:
+    element = kind.element_type
+    if isinstance(element, ir.ComplexType):
+        return 2 * ir.ComplexType(element).element_type.width // 8
+    return max(1, getattr(element, "width", 64) // 8)

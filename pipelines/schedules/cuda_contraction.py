@@ -1,0 +1,86 @@
+"""Matrix products on a GPU: tiles of the operands in shared memory, of the result in registers."""
+
+from __future__ import annotations
+
+from mlcflow.graph.kernel import Kernel
+from mlcflow.graph.linalg_ops import indexing_maps
+from mlcflow.mlir import ir
+from mlcflow.pipelines.schedules.tiles import divisor
+from mlcflow.schedule.schedule import Schedule
+from mlcflow.target import Target
+
+TYPES = ("f32", "f64")
+BLOCK = 64
+"""Rows and columns of the result that a block computes, where there are so many."""
+DEPTH = 16
+"""Steps of the reduction for which the tiles of the operands are in shared memory."""
+MOST_BLOCKS = 65535
+"""Blocks of a grid along y and z."""
+STEP = 4
+"""Steps that a thread does at once: 16 bytes of a row of A."""
+
+
+def rule(kernel: Kernel, target: Target) -> Schedule | None:
+    """``C[b, m, n] += A[b, m, k] * B[b, k, n]`` with its epilogue; ``b`` may be missing.
+
+    A block copies tiles of A and B to shared memory, part by part of ``k``; a thread keeps a
+    tile of up to 4 x 4 results in registers over all of ``k``. Applies to static shapes of one
+    floating-point type with at least 16 rows and columns.
+    """
+    if kernel.kind != "contraction" or not kernel.is_static or not _is_row_major(kernel.root):
+        return None
+    *batch, m, n, k = kernel.loops
+    depth = divisor(k, DEPTH)
+    if len(kernel.element_types) != 1 or not kernel.element_types <= set(TYPES):
+        return None
+    if min(m, n) < 16 or depth < 4 or (batch and batch[0] > MOST_BLOCKS):
+        return None
+    rows, columns = _block(m), _block(n)
+    schedule = Schedule(kernel)
+    blocks = schedule.tile_and_fuse(
+        schedule.final, [*[1 for _ in batch], rows, columns], overlap=True
+    )
+    if batch:
+        schedule.drop_unit_loops()
+    # With an epilogue, which writes the result, the product has memory of its own anyway.
+    write = schedule.cache_write("root") if schedule.final == "root" else schedule.final
+    schedule.split(schedule.loops("root")[-1], [None, depth])
+    for operand in (0, 1):
+        schedule.cache_read("root", operand)
+    for loop, axis in zip(reversed(blocks), ("block.x", "block.y", "block.z"), strict=False):
+        if not loop.is_gone:
+            schedule.bind(loop, axis)
+    for block in dict.fromkeys([*_fills(schedule), "root", write]):
+        _bind_threads(schedule, block)
+    step = schedule.loops("root")[-1]
+    schedule.split(step, [None, STEP if depth % STEP == 0 else 1])
+    schedule.vectorize("root")
+    return schedule
+
+
+def _block(extent: int) -> int:
+    """The largest power of two up to ``BLOCK`` that fits."""
+    return min(BLOCK, 1 << (extent.bit_length() - 1))
+
+
+def _fills(schedule: Schedule) -> list[str]:
+    return [name for name in schedule.blocks() if name.startswith("fill")]
+
+
+def _bind_threads(schedule: Schedule, block: str) -> None:
+    """Give each thread 4 x 4 elements of the tile that the block computes."""
+    inside = [loop for loop in schedule.loops(block) if loop.op is None]
+    rows, columns = [loop for loop in inside if loop.kind == "parallel"][-2:]
+    for loop, axis in ((rows, "thread.y"), (columns, "thread.x")):
+        outer, _ = schedule.split(loop, [None, divisor(loop.extent, 4)])
+        schedule.bind(outer, axis)
+
+
+def _is_row_major(root: ir.OpView) -> bool:
+    """Whether the operands are A[.., m, k], B[.., k, n] and C[.., m, n], loops in that order."""
+    maps = indexing_maps(root)
+    if len(maps) != 3 or maps[0].n_dims not in (3, 4):
+        return False
+    *batch, m, n, k = (ir.AffineExpr.get_dim(i) for i in range(maps[0].n_dims))
+    expected = ([*batch, m, k], [*batch, k, n], [*batch, m, n])
+    return all(list(got.results) == want for got, want in zip(maps, expected, strict=True))

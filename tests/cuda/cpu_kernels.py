@@ -1,0 +1,316 @@
+"""The kernels of a module, compiled for the processor: what a GPU would do, thread by thread.
+
+Takes the module that the stage ``outline`` leaves, before anything of NVIDIA is in it. Blocks run
+one after the other. The threads of a block do, too, unless they wait for each other: then each is
+a greenlet, and a barrier is where it hands over to the next.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Sequence
+
+import greenlet
+
+from mlcflow.gpu.lower import takes_bare_pointers
+from mlcflow.gpu.memory import size_of
+from mlcflow.mlir import ExecutionEngine, arith, func, gpu, ir, memref, scf, walk
+from mlcflow.passes import Pass
+from mlcflow.pipelines.reference import to_llvm
+from mlcflow.runtime.frame import aligned, row_major_strides
+from mlcflow.target import Target
+
+BARRIER, SHUFFLE, VALID = "test_barrier", "test_shuffle", "test_shuffle_valid"
+IDS = 12  # block, thread, grid and block size, each x, y, z
+_KINDS = (gpu.BlockIdOp, gpu.ThreadIdOp, gpu.GridDimOp, gpu.BlockDimOp)
+POISON = 0xFF  # of every byte: not a number, for every floating-point type
+
+
+class Divergence(Exception):
+    """Some threads of a block wait where others never come."""
+
+
+class CpuKernel:
+    """One kernel: called with the words of its arguments, blocks and threads."""
+
+    def __init__(self, function: gpu.GPUFuncOp, globals_: Sequence[ir.Operation]) -> None:
+        self.name = ir.StringAttr(function.attributes["sym_name"]).value
+        self.bare = takes_bare_pointers(function)
+        count = len(ir.FunctionType(function.function_type.value).inputs)
+        arguments = list(function.regions[0].blocks[0].arguments)
+        self.kinds = [value.type for value in arguments[:count]]
+        self.shared = [ir.MemRefType(value.type) for value in arguments[count:]]
+        names = {op.operation.name for op in walk(function)}
+        self.waits = bool(names & {"gpu.barrier", "gpu.shuffle"})
+        self._module = _as_function(function, self.name, self.shared, globals_)
+        for step in to_llvm(Target.host()):
+            step(self._module)
+        self._engine = ExecutionEngine(self._module, opt_level=1, enable_object_dump=False)
+        self._threads = _Threads()
+        for name, callback in self._threads.callbacks.items():
+            self._engine.raw_register_runtime(name, ctypes.cast(callback, ctypes.c_void_p))
+        self._engine.initialize()
+        entry = self._engine.raw_lookup(self.name if self.waits else f"{self.name}_block")
+        self._entry = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(entry)
+
+    def __call__(self, words: list[int], grid: tuple[int, ...], block: tuple[int, ...]) -> None:
+        fields = self._fields(words)
+        for place in itertools.product(*(range(size) for size in reversed(grid))):
+            buffers = [aligned(size_of(kind)) for kind in self.shared]
+            for buffer in buffers:
+                buffer[:] = POISON
+            shared = [
+                field
+                for kind, buffer in zip(self.shared, buffers, strict=True)
+                for field in _descriptor(buffer.ctypes.data, kind)
+            ]
+            where = (*reversed(place),)
+            if self.waits:
+                threads = itertools.product(*(range(size) for size in reversed(block)))
+                self._threads.run(
+                    [
+                        self._call([*fields, *where, *reversed(t), *grid, *block, *shared])
+                        for t in threads
+                    ]
+                )
+            else:
+                self._call([*fields, *where, 0, 0, 0, *grid, *block, *shared])()
+
+    def _fields(self, words: list[int]) -> list[int]:
+        """The arguments of the compiled function, in which an array is a whole descriptor."""
+        if not self.bare:
+            return words
+        fields: list[int] = []
+        for kind, word in zip(self.kinds, words, strict=True):
+            is_array = isinstance(kind, ir.MemRefType)
+            fields += _descriptor(word, ir.MemRefType(kind)) if is_array else [word]
+        return fields
+
+    def _call(self, fields: list[int]):
+        def call() -> None:
+            values = (ctypes.c_int64 * len(fields))(*(_signed(field) for field in fields))
+            base = ctypes.addressof(values)
+            packed = (ctypes.c_void_p * len(fields))(*(base + 8 * n for n in range(len(fields))))
+            self._entry(ctypes.addressof(packed))
+
+        return call
+
+
+def _signed(word: int) -> int:
+    return ctypes.c_int64(word).value
+
+
+def _descriptor(address: int, kind: ir.MemRefType) -> list[int]:
+    shape = tuple(kind.shape)
+    return [address, address, 0, *shape, *row_major_strides(shape)]
+
+
+class _Threads:
+    """Runs the threads of a block in turns, from one barrier or shuffle to the next."""
+
+    def __init__(self) -> None:
+        self._hub = greenlet.getcurrent()
+        self._slots: list[list[tuple[int, int]]] = []
+        self._turn, self._problem = 0, ""
+        self._at_barrier: list[bool] = []
+        self._is_valid: list[bool] = []
+        self._running = 0
+        self.callbacks = {
+            BARRIER: ctypes.PYFUNCTYPE(None)(self._wait),
+            VALID: ctypes.PYFUNCTYPE(ctypes.c_int64)(self._valid),
+            SHUFFLE: ctypes.PYFUNCTYPE(
+                ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
+            )(self._shuffle),
+        }
+
+    def run(self, calls: list) -> None:
+        self._hub = greenlet.getcurrent()
+        self._slots = [[(0, 0), (0, 0)] for _ in calls]
+        self._turn, self._problem = 0, ""
+        self._at_barrier = [False] * len(calls)
+        self._is_valid = [False] * len(calls)
+        threads = [greenlet.greenlet(call) for call in calls]
+        while live := [n for n, thread in enumerate(threads) if not thread.dead]:
+            # Those in a shuffle go on among themselves, while others wait at a barrier.
+            ready = [n for n in live if not self._at_barrier[n]]
+            if not ready:
+                if len(live) < len(threads):
+                    for number in live:
+                        threads[number].throw()
+                    raise Divergence(f"{len(live)} of {len(threads)} threads wait for the others")
+                ready, self._at_barrier = live, [False] * len(calls)
+            self._turn += 1
+            for number in ready:
+                self._running = number
+                threads[number].switch()
+            if self._problem:
+                raise Divergence(self._problem)
+
+    def _wait(self) -> None:
+        self._at_barrier[self._running] = True
+        self._hub.switch()
+
+    def _shuffle(self, value: int, offset: int, width: int, mode: int) -> int:
+        thread, turn = self._running, self._turn
+        self._slots[thread][turn % 2] = turn, value  # two: others may read while some go on
+        self._hub.switch()
+        base, lane = thread - thread % 32, thread % 32
+        source = {0: lane ^ offset, 1: lane + offset, 2: lane - offset, 3: offset}[mode]
+        self._is_valid[thread] = 0 <= source < min(width, len(self._slots) - base)
+        if not self._is_valid[thread]:
+            return value
+        found = base + source
+        when, answer = self._slots[found][turn % 2]
+        if when != turn:
+            self._problem = f"thread {thread} asks thread {found}, which does not answer"
+        return answer
+
+    def _valid(self) -> int:
+        return int(self._is_valid[self._running])
+
+
+def compile_kernels(module: ir.Module) -> dict[str, CpuKernel]:
+    """The kernels of every ``gpu.module`` in ``module``, by name."""
+    found = {}
+    with module.context, ir.Location.unknown():
+        for kernels in module.body.operations:
+            if not isinstance(kernels, gpu.GPUModuleOp):
+                continue
+            body = list(kernels.regions[0].blocks[0].operations)
+            globals_ = [op.operation for op in body if isinstance(op, memref.GlobalOp)]
+            for function in body:
+                if isinstance(function, gpu.GPUFuncOp):
+                    kernel = CpuKernel(function, globals_)
+                    found[kernel.name] = kernel
+    return found
+
+
+def _as_function(
+    function: gpu.GPUFuncOp,
+    name: str,
+    shared: list[ir.MemRefType],
+    globals_: Sequence[ir.Operation],
+) -> ir.Module:
+    """A module in which the kernel is a function of its arguments, the ids and its memory."""
+    module, index = ir.Module.create(), ir.IndexType.get()
+    i64 = ir.IntegerType.get_signless(64)
+    for op in globals_:
+        module.body.append(op.clone(ip=False))
+    body = function.regions[0].blocks[0]
+    count = len(body.arguments) - len(shared)
+    kinds = [value.type for value in list(body.arguments)[:count]]
+    kinds += [index] * IDS + [ir.MemRefType.get(kind.shape, kind.element_type) for kind in shared]
+    with ir.InsertionPoint(module.body):
+        func.FuncOp(BARRIER, ([], []), visibility="private")
+        func.FuncOp(SHUFFLE, ([i64] * 4, [i64]), visibility="private")
+        func.FuncOp(VALID, ([], [i64]), visibility="private")
+        result = func.FuncOp(name, (kinds, []))
+    # The body is moved, not copied: shared memory gets another type.
+    copy = function.operation.clone(ip=False)
+    for block in list(copy.regions[0].blocks):
+        block.append_to(result.operation.regions[0])
+    moved = result.operation.regions[0].blocks[0]
+    values = list(moved.arguments)
+    ids = [moved.add_argument(index, ir.Location.unknown()) for _ in range(IDS)]
+    for old in values[count:]:
+        kind = ir.MemRefType(old.type)
+        new = moved.add_argument(
+            ir.MemRefType.get(kind.shape, kind.element_type), ir.Location.unknown()
+        )
+        old.replace_all_uses_with(new)
+        _spread(new)
+    for number in reversed(range(count, len(values))):
+        moved.erase_argument(number)
+    for op in walk(result):
+        _replace(op, ids)
+    for op in walk(result):
+        if isinstance(op, memref.AllocaOp):
+            _spread(op.memref)
+    with ir.InsertionPoint(module.body):
+        _whole_block(name, kinds, count)
+    for step in (Pass("lower-affine"), Pass("canonicalize")):
+        step(module)
+    return module
+
+
+def _spread(value: ir.Value) -> None:
+    for use in value.uses:
+        for result in use.owner.operation.results:
+            if isinstance(result.type, ir.MemRefType):
+                kind = ir.MemRefType(result.type)
+                result.set_type(ir.MemRefType.get(kind.shape, kind.element_type, kind.layout))
+                _spread(result)
+
+
+def _replace(op: ir.OpView, ids: list[ir.Value]) -> None:
+    """Operations of the gpu dialect in terms of the ids and of calls."""
+    if isinstance(op, gpu.ReturnOp):
+        with ir.InsertionPoint(op):
+            func.ReturnOp([])
+        op.operation.erase()
+    elif isinstance(op, gpu.BarrierOp):
+        with ir.InsertionPoint(op):
+            func.CallOp([], BARRIER, [])
+        op.operation.erase()
+    elif isinstance(op, gpu.ShuffleOp):
+        _replace_shuffle(op)
+    elif isinstance(op, _KINDS):
+        level = _KINDS.index(type(op))
+        letter = next(
+            n for n, c in enumerate("xyz") if f"dim {c}>" in str(op.attributes["dimension"])
+        )
+        op.operation.results[0].replace_all_uses_with(ids[3 * level + letter])
+        op.operation.erase()
+    elif isinstance(op, gpu.LaneIdOp):
+        with ir.InsertionPoint(op):
+            lanes = arith.constant(ir.IndexType.get(), 32)
+            op.operation.results[0].replace_all_uses_with(arith.remui(ids[3], lanes))
+        op.operation.erase()
+
+
+def _replace_shuffle(op: gpu.ShuffleOp) -> None:
+    i64 = ir.IntegerType.get_signless(64)
+    modes = ["xor", "up", "down", "idx"]
+    text = str(op.attributes["mode"])
+    mode = {"xor": 0, "down": 1, "up": 2, "idx": 3}[next(m for m in modes if m in text)]
+    with ir.InsertionPoint(op):
+        value, kind = op.operands[0], op.operands[0].type
+        if not isinstance(kind, ir.IntegerType):
+            value = arith.bitcast(ir.IntegerType.get_signless(kind.width), value)
+        wide = value if value.type == i64 else arith.extui(i64, value)
+        offset, width = (arith.extui(i64, number) for number in list(op.operands)[1:3])
+        call = func.CallOp([i64], SHUFFLE, [wide, offset, width, arith.constant(i64, mode)])
+        found = call.results[0]
+        if kind.width < 64:
+            found = arith.trunci(ir.IntegerType.get_signless(kind.width), found)
+        if found.type != kind:
+            found = arith.bitcast(kind, found)
+        answer = func.CallOp([i64], VALID, []).results[0]
+        valid = arith.trunci(ir.IntegerType.get_signless(1), answer)
+    op.operation.results[0].replace_all_uses_with(found)
+    op.operation.results[1].replace_all_uses_with(valid)
+    op.operation.erase()
+
+
+def _whole_block(name: str, kinds: list[ir.Type], count: int) -> None:
+    """``name_block``: all threads of a block, one after the other."""
+    index = ir.IndexType.get()
+    around = func.FuncOp(f"{name}_block", (kinds, []))
+    with ir.InsertionPoint(around.add_entry_block()):
+        values = list(around.arguments)
+        zero, one = arith.constant(index, 0), arith.constant(index, 1)
+        loops, place = [], None
+        for letter in reversed(range(3)):
+            with place or ir.InsertionPoint.current:
+                loop = scf.ForOp(zero, values[count + 9 + letter], one)
+            loops.append(loop)
+            place = ir.InsertionPoint(loop.body)
+        threads = [loop.induction_variable for loop in reversed(loops)]
+        with ir.InsertionPoint(loops[-1].body):
+            first = count + 3
+            func.CallOp([], name, [*values[:first], *threads, *values[first + 3 :]])
+        for loop in loops:
+            with ir.InsertionPoint(loop.body):
+                scf.YieldOp([])
+        func.ReturnOp([])

@@ -1,0 +1,189 @@
+"""A driver of NVIDIA without a GPU: it notes every call, and kernels run on the processor.
+
+Memory of the device is memory of the process, poisoned when it is new. What a real driver would
+refuse is refused: memory that was freed, copies beyond an end, kernels that the PTX does not have.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
+
+import numpy as np
+from cpu_kernels import POISON, CpuKernel, compile_kernels
+
+from mlcflow.mlir import ir
+
+NO_MEMORY, INVALID, NOT_FOUND, ILLEGAL_ADDRESS, LAUNCH_FAILED = 2, 1, 500, 700, 719
+NAMES = {
+    NO_MEMORY: "CUDA_ERROR_OUT_OF_MEMORY",
+    INVALID: "CUDA_ERROR_INVALID_VALUE",
+    NOT_FOUND: "CUDA_ERROR_NOT_FOUND",
+    ILLEGAL_ADDRESS: "CUDA_ERROR_ILLEGAL_ADDRESS",
+    LAUNCH_FAILED: "CUDA_ERROR_LAUNCH_FAILED",
+}
+ATTRIBUTES = {16: 132, 75: 9, 76: 0, 38: 50 << 20, 97: 227 << 10}  # those of an H100
+
+
+class FakeDriver:
+    """Stands for the library of the driver: each function is a C function pointer.
+
+    ``calls`` lists what was called, kernels by their names. ``fail`` maps the name of a function
+    to the error that its next call gives.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fail: dict[str, int] = {}
+        self.memory: dict[int, np.ndarray] = {}
+        self.kernels: dict[str, CpuKernel] = {}
+        self.ptx = ""
+        self._names: list[str] = []
+        self._texts: dict[int, bytes] = {}
+        self._names_of_errors: dict[int, bytes] = {}  # alive while C points there
+        for name, arguments in SIGNATURES.items():
+            pointer = ctypes.CFUNCTYPE(c_int, *arguments)
+            setattr(self, name, pointer(self._guarded(name, getattr(self, f"_{name}", None))))
+
+    def on_stage(self, record) -> None:
+        """Take the kernels of a pipeline as it runs."""
+        if record.name == "outline":
+            self.take(record.module)
+
+    def take(self, module: ir.Module) -> None:
+        """Compile the kernels of the module that the stage ``outline`` left."""
+        self.kernels |= compile_kernels(module)
+
+    @property
+    def launched(self) -> list[str]:
+        """The kernels that were launched, in order."""
+        return [call.removeprefix("launch ") for call in self.calls if call.startswith("launch ")]
+
+    def _guarded(self, name, function):
+        def call(*arguments) -> int:
+            self.calls.append(name)
+            if name in self.fail:
+                return self.fail.pop(name)
+            try:
+                return (function(*arguments) or 0) if function else 0
+            except Exception as error:  # C would get any number
+                self._texts[LAUNCH_FAILED] = f"{type(error).__name__}: {error}".encode()
+                return LAUNCH_FAILED
+
+        return call
+
+    def _holds(self, address: int, nbytes: int) -> bool:
+        return any(
+            start <= address and address + nbytes <= start + len(memory)
+            for start, memory in self.memory.items()
+        )
+
+    def _cuDeviceGetCount(self, count) -> None:
+        count[0] = 1
+
+    def _cuDeviceGetAttribute(self, value, number, device) -> None:
+        value[0] = ATTRIBUTES[number]
+
+    def _cuDevicePrimaryCtxRetain(self, context, device) -> None:
+        context[0] = 0xC0
+
+    def _cuModuleLoadDataEx(self, module, text, count, options, values) -> None:
+        self.ptx, module[0] = text.decode(), 0xD0
+
+    def _cuModuleGetFunction(self, function, module, name) -> int:
+        found = name.decode()
+        if f".entry {found}(" not in self.ptx or found not in self.kernels:
+            return NOT_FOUND
+        self._names.append(found)
+        function[0] = len(self._names)
+        return 0
+
+    def _cuMemAlloc_v2(self, address, nbytes) -> int:
+        if nbytes == 0:
+            return INVALID
+        raw = np.full(nbytes + 256, POISON, np.uint8)
+        memory = raw[-raw.ctypes.data % 256 :][:nbytes]
+        self.memory[memory.ctypes.data] = memory
+        address[0] = memory.ctypes.data
+        return 0
+
+    def _cuMemFree_v2(self, address) -> int:
+        return 0 if self.memory.pop(address, None) is not None else INVALID
+
+    def _cuMemcpyHtoDAsync_v2(self, address, source, nbytes, stream) -> int:
+        if not self._holds(address, nbytes):
+            return INVALID
+        ctypes.memmove(address, source, nbytes)
+        return 0
+
+    def _cuMemcpyDtoHAsync_v2(self, target, address, nbytes, stream) -> int:
+        if not self._holds(address, nbytes):
+            return INVALID
+        ctypes.memmove(target, address, nbytes)
+        return 0
+
+    def _cuMemsetD8Async(self, address, value, nbytes, stream) -> int:
+        if not self._holds(address, nbytes):
+            return INVALID
+        ctypes.memset(address, value, nbytes)
+        return 0
+
+    def _cuLaunchKernel(
+        self, function, gx, gy, gz, bx, by, bz, shared, stream, arguments, extra
+    ) -> int:
+        name = self._names[function - 1]
+        self.calls[-1] = f"launch {name}"
+        if min(gx, gy, gz, bx, by, bz) < 1 or bx * by * bz > 1024 or max(gy, gz) > 65535:
+            return INVALID
+        kernel = self.kernels[name]
+        words = []
+        for number in range(_words(kernel)):
+            words.append(c_uint64.from_address(arguments[number]).value)
+        for kind, word in zip(kernel.kinds, words, strict=False):
+            if kernel.bare and isinstance(kind, ir.MemRefType) and not self._holds(word, 1):
+                return ILLEGAL_ADDRESS
+        kernel(words, (gx, gy, gz), (bx, by, bz))
+        return 0
+
+    def _cuGetErrorName(self, code, text) -> int:
+        self._names_of_errors[code] = NAMES.get(code, f"CUDA_ERROR_{code}").encode()
+        text[0] = self._names_of_errors[code]
+        return 0
+
+    def _cuGetErrorString(self, code, text) -> int:
+        text[0] = self._texts.get(LAUNCH_FAILED, b"") if code == LAUNCH_FAILED else b"of the fake"
+        return 0
+
+
+def _words(kernel: CpuKernel) -> int:
+    """How many words the arguments of a kernel take."""
+    count = 0
+    for kind in kernel.kinds:
+        array = isinstance(kind, ir.MemRefType) and not kernel.bare
+        count += 3 + 2 * ir.MemRefType(kind).rank if array else 1
+    return count
+
+
+SIGNATURES = {
+    "cuInit": [c_uint],
+    "cuDeviceGetCount": [POINTER(c_int)],
+    "cuDeviceGet": [POINTER(c_int), c_int],
+    "cuDeviceGetAttribute": [POINTER(c_int), c_int, c_int],
+    "cuDevicePrimaryCtxRetain": [POINTER(c_void_p), c_int],
+    "cuCtxSetCurrent": [c_void_p],
+    "cuModuleLoadDataEx": [POINTER(c_void_p), c_char_p, c_uint, c_void_p, c_void_p],
+    "cuModuleUnload": [c_void_p],
+    "cuModuleGetFunction": [POINTER(c_void_p), c_void_p, c_char_p],
+    "cuMemAlloc_v2": [POINTER(c_uint64), c_size_t],
+    "cuMemFree_v2": [c_uint64],
+    "cuMemcpyHtoDAsync_v2": [c_uint64, c_void_p, c_size_t, c_void_p],
+    "cuMemcpyDtoHAsync_v2": [c_void_p, c_uint64, c_size_t, c_void_p],
+    "cuMemsetD8Async": [c_uint64, c_ubyte, c_size_t, c_void_p],
+    "cuStreamSynchronize": [c_void_p],
+    "cuLaunchKernel": [
+        c_uint64, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_void_p,
+        POINTER(c_void_p), c_void_p,
+    ],
+    "cuGetErrorName": [c_int, POINTER(c_char_p)],
+    "cuGetErrorString": [c_int, POINTER(c_char_p)],
+}  # fmt: skip
