@@ -19,13 +19,19 @@ from typing import Any
 from mlcflow import plugins
 from mlcflow.errors import MlcflowError, unknown_name
 from mlcflow.pipeline import Pipeline
-from mlcflow.pipelines import cpu, reference
+from mlcflow.pipelines import cpu, cuda, reference
 from mlcflow.target import Target
 
 PIPELINES: dict[str, Callable[..., Pipeline]] = {
     "reference": reference.pipeline,
     "cpu": cpu.pipeline,
+    "cuda": cuda.pipeline,
 }
+
+
+def usual_target(name: str) -> str:
+    """A target that a pipeline can be built for anywhere, as ``Target.parse`` reads it."""
+    return "cuda:sm_90" if name == "cuda" else "host"
 
 
 def names() -> list[str]:
@@ -65,6 +71,11 @@ def build(name: str, target: Target, **given: Any) -> Pipeline:
                 f"option '{key}' of pipeline '{name}': expected "
                 f"{known[key].annotation.__name__}, got {value!r}"
             )
+    if name in PIPELINES and (target.kind == "cuda") != (name == "cuda"):
+        usual = usual_target(name)  # for another, LLVM would end the process
+        raise MlcflowError(
+            f"pipeline '{name}': expected a target such as '{usual}', got '{target}'"
+        )
     words = [] if target.native else [f"--target={target}"]
     words += [f"--option={key}={value}" for key, value in given.items()]
     found = function(name)(target, **given)

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-from mlcflow.graph.convolutions import lay_out_convolutions
+from mlcflow.graph.batch_norm import fold_batch_norm, separate_bias
+from mlcflow.graph.dots import lower_dots
+from mlcflow.graph.fuse import fuse_elementwise
+from mlcflow.graph.layout import channels_last
+from mlcflow.graph.library_calls import call_libraries
 from mlcflow.graph.memory import plan_memory
+from mlcflow.graph.narrow_factors import narrow_factors
 from mlcflow.graph.outline import use_destinations
+from mlcflow.graph.padding import pad_in_kernels
+from mlcflow.graph.panels import prepare_panels
+from mlcflow.graph.parallel import run_in_threads
 from mlcflow.graph.partition import partition
 from mlcflow.graph.prepare import prepare
+from mlcflow.graph.reciprocals import multiply_by_reciprocals
 from mlcflow.graph.reshapes import sink_expansions
+from mlcflow.graph.rows import partition_rows
+from mlcflow.graph.scratch import (
+    hoist_buffers,
+    lend_scratch,
+    separate_iterations,
+    separate_values,
+)
+from mlcflow.graph.transposes import fold_transposes
+from mlcflow.graph.unit_loops import generalize_unit_products
+from mlcflow.graph.unused_results import drop_unused_results
 from mlcflow.mlir import ir, structured
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Pipeline, Stage, Step
-from mlcflow.pipelines.reference import bufferize, loops, simplify, to_llvm
+from mlcflow.pipelines.reference import bufferize, loops, tidy, to_llvm
 from mlcflow.pipelines.schedules import cpu_rules
 from mlcflow.schedule.interpret import Handle, apply
 from mlcflow.schedule.lower_vectors import lower_vectors
 from mlcflow.schedule.rules import apply_rules
 from mlcflow.target import Target
+from mlcflow.vector_math.expand import expand_math
+from mlcflow.vector_math.whole_powers import multiply_powers_out
 
 
 def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
     """Kernels, each scheduled by itself, in memory that is planned.
 
-    ``fast_math``: sums of floating-point numbers may be taken in another order than the
-    model's; the order never depends on the machine's load or the number of threads.
+    ``fast_math``: float sums may go in another order, which no load or number of threads changes.
     """
     # Only this rule changes the order of a sum.
     rules = {name: rule for name, rule in cpu_rules().items() if fast_math or name != "reduction"}
@@ -32,40 +52,80 @@ def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
         (
             Stage(
                 "simplify",
-                *simplify(),
-                lay_out_convolutions,
+                *tidy(),
+                multiply_powers_out,
+                narrow_factors(target),
+                *images(fast_math=fast_math),
                 generalize_movement,
+                generalize_unit_products,
                 # Loops of one iteration hide what an operation is: a row is no matrix.
                 Pass("linalg-fold-unit-extent-dims"),
                 sink_expansions,
+                fold_transposes,
                 Pass("canonicalize"),
                 Pass("cse"),
             ),
-            Stage("kernels", *cut()),
-            Stage("schedule", apply_rules(rules, target), Pass("canonicalize"), Pass("cse")),
             Stage(
-                "bufferize", *bufferize(Pass("buffer-loop-hoisting", on="func.func"), plan_memory)
+                "kernels",
+                drop_unused_results,
+                *([multiply_by_reciprocals] if fast_math else []),
+                # Their reductions go in another order.
+                *(cut(partition_rows) if fast_math else cut()),
             ),
-            Stage("vectors", lower_vectors),
-            Stage("loops", *loops()),
+            Stage(
+                "schedule",
+                apply_rules(rules, target),
+                Pass("canonicalize"),
+                Pass("cse"),
+                prepare_panels,
+            ),
+            Stage("bufferize", *to_memory(target)),
+            Stage("vectors", lower_vectors, expand_math(target), lower_dots(target)),
+            Stage("loops", call_libraries, *loops()),
+            Stage("threads", run_in_threads(target)),
             Stage("llvm", *to_llvm(target, fast_math=fast_math)),
         ),
     )
 
 
-def cut() -> tuple[Step, ...]:
-    """From one function to kernels, with what depends on parameters alone set apart."""
+def images(*, fast_math: bool) -> tuple[Step, ...]:
+    """Convolutions, poolings and what lies between them, with channels last."""
+    return (
+        separate_bias,
+        *([fold_batch_norm] if fast_math else []),
+        channels_last,
+        Pass("refback-generalize-tensor-concat", on="func.func"),
+        Pass("cse"),
+    )
+
+
+def cut(*first: Step, destinations: Step = use_destinations) -> tuple[Step, ...]:
+    """From one function to kernels, with what depends on parameters alone set apart.
+
+    ``first``: steps that move some operations to kernels of a special kind.
+    ``destinations``: the step that lets kernels write the memory that they are given.
+    """
     return (
         prepare,
+        *first,
         partition,
-        # In each kernel by itself: across kernels it would compute an element of a producer
-        # once for each element of a contraction that reads it.
-        Pass("linalg-fuse-elementwise-ops", on="func.func"),
-        use_destinations,
+        fuse_elementwise,
+        destinations,
+        pad_in_kernels,
+        Pass("refback-generalize-tensor-pad", on="func.func"),  # what is left
         Pass("canonicalize"),
         Pass("cse"),
         Pass("duplicate-function-elimination"),
         Pass("symbol-dce"),
+    )
+
+
+def to_memory(target: Target) -> tuple[Step, ...]:
+    """From tensors to memory: what is alive within a call lies in one arena."""
+    return (
+        separate_iterations,
+        separate_values,
+        *bufferize(hoist_buffers, lend_scratch(target), plan_memory),
     )
 
 

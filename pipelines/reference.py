@@ -7,17 +7,20 @@ compared with those of the stage before: each step leaves alone what it does not
 from __future__ import annotations
 
 from mlcflow.graph.assertions import drop_needless_assertions, report_assertions
+from mlcflow.graph.bare_pointers import pass_bare_pointers
 from mlcflow.graph.divisions import guard_divisions
+from mlcflow.graph.dots import spell_out_dots
 from mlcflow.graph.floats import narrow_through_f32
 from mlcflow.graph.gathers import guard_gathers
 from mlcflow.graph.interface import normalize_interface, record_interface
+from mlcflow.graph.library_calls import spell_out_library_calls
 from mlcflow.graph.results import (
     copy_without_runtime,
     free_buffers,
     require_memory,
     results_to_arguments,
 )
-from mlcflow.llvm_target import keep_kernels_apart, restrict_to
+from mlcflow.llvm_target import hide_prepare, keep_kernels_apart, restrict_to
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Pipeline, Stage, Step
 from mlcflow.schedule.lower_vectors import lower_vectors
@@ -32,7 +35,7 @@ def pipeline(target: Target, *, opt_level: int = 1) -> Pipeline:
             Stage("simplify", *simplify()),
             Stage("bufferize", *bufferize()),
             # Vectors come from a stage of another pipeline.
-            Stage("loops", lower_vectors, *loops()),
+            Stage("loops", lower_vectors, spell_out_dots, *loops()),
             Stage("llvm", *to_llvm(target)),
         ),
         opt_level=opt_level,
@@ -41,6 +44,17 @@ def pipeline(target: Target, *, opt_level: int = 1) -> Pipeline:
 
 def simplify() -> tuple[Step, ...]:
     """One function with a named interface, without what neither runs nor matters."""
+    return (
+        *tidy(),
+        # Padding and concatenation have no bufferization of their own worth having.
+        Pass("refback-generalize-tensor-pad", on="func.func"),
+        Pass("refback-generalize-tensor-concat", on="func.func"),
+        Pass("cse"),
+    )
+
+
+def tidy() -> tuple[Step, ...]:
+    """The part of :func:`simplify` that leaves padding and concatenation as they are."""
     return (
         narrow_through_f32,
         guard_divisions,
@@ -51,10 +65,6 @@ def simplify() -> tuple[Step, ...]:
         normalize_interface,
         drop_needless_assertions,
         Pass("convert-elementwise-to-linalg", on="func.func"),
-        # Padding and concatenation have no bufferization of their own worth having.
-        Pass("refback-generalize-tensor-pad", on="func.func"),
-        Pass("refback-generalize-tensor-concat", on="func.func"),
-        Pass("cse"),
     )
 
 
@@ -64,6 +74,7 @@ def bufferize(*plan: Step) -> tuple[Step, ...]:
     ``plan`` are steps that place buffers before the rest are given an end of life.
     """
     return (
+        spell_out_library_calls,
         Pass(
             "one-shot-bufferize",
             bufferize_function_boundaries=True,
@@ -103,6 +114,7 @@ def to_llvm(target: Target, *, fast_math: bool = False) -> tuple[Step, ...]:
     ``fast_math`` lets the last step of a reduction over a vector go in any order.
     """
     return (
+        pass_bare_pointers,
         Pass("lower-affine"),
         Pass("convert-vector-to-scf"),
         Pass("convert-scf-to-cf"),
@@ -123,7 +135,7 @@ def to_llvm(target: Target, *, fast_math: bool = False) -> tuple[Step, ...]:
         Pass("arith-expand", on="func.func", include_bf16=True),
         Pass("expand-strided-metadata"),
         Pass("lower-affine"),
-        Pass("convert-vector-to-llvm", reassociate_fp_reductions=fast_math),
+        Pass("convert-vector-to-llvm", reassociate_fp_reductions=fast_math, enable_x86=True),
         Pass("finalize-memref-to-llvm"),
         Pass("convert-complex-to-llvm"),
         Pass("convert-arith-to-llvm"),
@@ -134,4 +146,5 @@ def to_llvm(target: Target, *, fast_math: bool = False) -> tuple[Step, ...]:
         Pass("reconcile-unrealized-casts"),
         restrict_to(target),
         keep_kernels_apart,
+        hide_prepare,
     )

@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 from mlcflow import plugins
-from mlcflow.pipelines.schedules import contraction, convolution, elementwise, reduction
+from mlcflow.pipelines.schedules import (
+    contraction,
+    convolution,
+    copy,
+    cuda_contraction,
+    cuda_elements,
+    cuda_elementwise,
+    cuda_rows,
+    dot,
+    elementwise,
+    reduction,
+    rows,
+    transposition,
+    window,
+)
 from mlcflow.schedule.rules import Rule
 
 CPU: dict[str, Rule] = {
-    "contraction": contraction.rule,
     "convolution": convolution.rule,
+    "window": window.rule,
+    "contraction": contraction.rule,
+    "dot": dot.rule,
+    "rows": rows.rule,
     "reduction": reduction.rule,
     "elementwise": elementwise.rule,
+    "transposition": transposition.rule,
+    "copy": copy.rule,
+}
+
+CUDA: dict[str, Rule] = {
+    "contraction": cuda_contraction.rule,
+    "rows": cuda_rows.rule,
+    "elementwise": cuda_elementwise.rule,
+    "elements": cuda_elements.rule,
 }
 
 
@@ -23,3 +49,8 @@ def cpu_rules() -> dict[str, Rule]:
     taken = [*CPU, "loops"]  # what a kernel without a rule says
     found = plugins.names("schedules")
     return {name: plugins.find("schedules", name, taken).load() for name in found} | CPU
+
+
+def cuda_rules() -> dict[str, Rule]:
+    """The rules of pipeline ``cuda``."""
+    return dict(CUDA)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.linalg_ops import captured, indexing_maps, payload
 from mlcflow.mlir import ir
+from mlcflow.pipelines.schedules.threads import run_in_threads
 from mlcflow.pipelines.schedules.tiles import divisor
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.schedule.vectors import SCALAR_ONLY
 from mlcflow.target import Target
+
+VECTORS = 4
+"""Vectors computed at once: as many results under way hide the latency of an operation."""
 
 # i1 is left out: a vector of i1 is packed bits, a memref of i1 a byte each.
 LANE_BITS = {"f32": 32, "f64": 64, "i8": 8, "i16": 16, "i32": 32, "i64": 64}
@@ -25,16 +29,29 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     if not kernel.element_types <= set(LANE_BITS) or not reads_vectors(kernel):
         return None
     lanes = target.lanes(max(LANE_BITS[t] for t in kernel.element_types))
-    inner = divisor(kernel.loops[-1], 4 * lanes, prefer=lanes)
-    if inner < min(lanes // 2, kernel.loops[-1]):
+    columns = kernel.loops[-1]
+    inner = divisor(columns, VECTORS * lanes, prefer=lanes)
+    overlap = inner % lanes > 0 and columns > lanes and not _reads_destination(kernel)
+    if overlap:  # whole vectors; the last begins before the one before it ends
+        inner = lanes * min(VECTORS, columns // lanes)
+    if inner < min(lanes // 2, columns):
         return None
     schedule = Schedule(kernel)
-    schedule.tile_and_fuse(schedule.final, [1] * (len(kernel.loops) - 1) + [inner])
+    sizes = [1] * (len(kernel.loops) - 1) + [inner]
+    loops = schedule.tile_and_fuse(schedule.final, sizes, overlap=overlap)
+    run_in_threads(schedule, loops, target)
     schedule.drop_unit_loops()
     if schedule.blocks():  # a plain copy has become slices
         schedule.vectorize()
     schedule.hoist()
     return schedule
+
+
+def _reads_destination(kernel: Kernel) -> bool:
+    """Whether an element is computed from what its place held before."""
+    final = kernel.final.operation.regions[0].blocks[0]
+    places = list(final.arguments)[-len(kernel.final.results) :]
+    return any(list(place.uses) for place in places)
 
 
 def reads_vectors(kernel: Kernel) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.linalg_ops import combines_inputs, inputs, iterators
-from mlcflow.pipelines.schedules.elementwise import LANE_BITS, reads_vectors
-from mlcflow.pipelines.schedules.tiles import divisor
+from mlcflow.pipelines.schedules.elementwise import LANE_BITS, VECTORS, reads_vectors
+from mlcflow.pipelines.schedules.rows import split_row
+from mlcflow.pipelines.schedules.threads import run_in_threads
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
 
@@ -14,7 +15,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     """Reduce the innermost loop by vectors, one row at a time, with its epilogue.
 
     Applies to static shapes whose only reduction loop is the innermost, with one result and
-    rows that are a multiple of half a vector.
+    rows of at least half a vector.
     """
     if kernel.kind != "reduction" or not kernel.is_static:
         return None
@@ -26,15 +27,15 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     if not kernel.element_types <= set(LANE_BITS) or not reads_vectors(kernel):
         return None
     lanes = target.lanes(max(LANE_BITS[t] for t in kernel.element_types))
-    width = divisor(kernel.loops[-1], 4 * lanes, prefer=lanes)
-    if width < lanes // 2 or len(inputs(kernel.root)) == 0:
+    columns = kernel.loops[-1]
+    if columns < lanes // 2 or len(inputs(kernel.root)) == 0:
         return None
     schedule = Schedule(kernel)
     if outer:
-        schedule.tile_and_fuse(schedule.final, [1] * len(outer))
-    if width < kernel.loops[-1]:
-        schedule.rfactor(schedule.loops("root")[-1], width)
+        loops = schedule.tile_and_fuse(schedule.final, [1] * len(outer))
+        run_in_threads(schedule, loops, target)
     schedule.drop_unit_loops()
+    split_row(schedule, "root", columns, VECTORS * lanes)
     schedule.vectorize()
     schedule.hoist()
     return schedule
