@@ -12,15 +12,20 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from mlcflow.errors import MlcflowError, unknown_name
+from mlcflow.report.decode import decode
 
 if TYPE_CHECKING:
     from mlcflow.runtime.executable import Executable
 
 WRAPPER = "_mlir_"
 """What the names of the functions begin with through which MLIR calls the others."""
+REGION = "..omp_par"
+"""What follows the name of a function in the names of its parallel regions."""
+_RUNTIME = ("mlcflow_", "__kmpc_")
 
 _ARITHMETIC = re.compile(
     r"v?(?:fn?m(?:add|sub)\w*|dp\w+|add|sub|mul|div|max|min|sqrt|rcp\d*|rsqrt\d*|round|rndscale)"
@@ -177,7 +182,22 @@ def functions(executable: Executable) -> dict[str, Function]:
 
     module = executable.stages.records[-1].module
     found = disassemble(compile_object(module, executable.pipeline.opt_level))
-    return {name: each for name, each in found.items() if not name.startswith(WRAPPER)}
+    names = [name for name in found if not name.startswith((WRAPPER, *_RUNTIME))]
+    return _with_regions({name: found[name] for name in names})
+
+
+def _with_regions(found: Mapping[str, Function]) -> dict[str, Function]:
+    """The functions, each with the instructions of its parallel regions.
+
+    LLVM's translation makes a function ``NAME..omp_par`` of each region of ``NAME``.
+    """
+    whole: dict[str, list[Instruction]] = {}
+    for name, each in found.items():
+        whole.setdefault(name.split(REGION)[0], []).extend(each.instructions)
+    by_address = attrgetter("address")
+    return {
+        name: Function(name, tuple(sorted(parts, key=by_address))) for name, parts in whole.items()
+    }
 
 
 def find(executable: Executable, kernel: str) -> Function:
@@ -206,7 +226,7 @@ def disassemble(code: bytes) -> dict[str, Function]:
             if section not in names:
                 names[section] = _relocations(elf, section)
             data = elf.get_section(section).data()[start : start + symbol["st_size"]]
-            decoded = engine.disasm(data, start)
+            decoded = decode(engine, data, start)
             found[symbol.name] = _read(symbol.name, decoded, names[section], capstone)
     return found
 
@@ -215,10 +235,8 @@ def _libraries() -> tuple[Any, Any]:
     try:
         import capstone
         from elftools.elf.elffile import ELFFile
-    except ModuleNotFoundError as error:
-        raise MlcflowError(
-            f"assembly: needs {error.name}: pip install 'mlcflow[report]'"
-        ) from error
+    except ModuleNotFoundError as e:
+        raise MlcflowError(f"assembly: needs {e.name}: pip install 'mlcflow[report]'") from e
     return ELFFile, capstone
 
 

@@ -82,7 +82,9 @@ def _is_work(op: ir.OpView) -> bool:
 
 
 def _short(op: ir.OpView) -> str:
-    """The name, and the shape of the vector that it makes or writes."""
+    """The name, and what it calls or the shape of the vector that it makes or writes."""
+    if isinstance(op, func.CallOp):
+        return f"call @{op.callee.value}"
     values = [*op.operation.results, *op.operation.operands]
     vectors = [value.type for value in values if isinstance(value.type, ir.VectorType)]
     shape = "x".join([*map(str, vectors[0].shape), str(vectors[0].element_type)]) if vectors else ""

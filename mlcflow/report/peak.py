@@ -1,12 +1,15 @@
-"""What one core can do at most: multiply-adds, and bytes from and to memory, by measurement.
+"""What a machine can do at most: multiply-adds, and bytes from and to memory, by measurement.
 
 Small vector programs, compiled like any other: what they reach is what a schedule can reach.
+On several threads, each has data of its own and all run at the same time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Barrier
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,39 +38,53 @@ _TYPES: dict[str, tuple[type[ir.Type], type[np.generic], int]] = {
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """GB/s (10^9 bytes a second) of one thread, in arrays too large for its own caches.
+    """GB/s (10^9 bytes a second) of all threads together.
 
-    ``copy`` counts the bytes that are read and those that are written.
+    ``copy`` counts the bytes that are read and those that are written; so does ``triad``,
+    which is ``a[i] = b[i] + 2 * c[i]`` (McCalpin, STREAM, https://www.cs.virginia.edu/stream).
     """
 
     read: float
     copy: float
+    triad: float
+
+    @property
+    def best(self) -> float:
+        """The most of the three."""
+        return max(self.read, self.copy, self.triad)
 
 
-def fma_peak(dtype: str = "f32", target: Target | None = None) -> float:
-    """GFLOP/s of one thread that does nothing but fused multiply-adds, two operations a lane.
+def fma_peak(dtype: str = "f32", target: Target | None = None, *, threads: int = 1) -> float:
+    """GFLOP/s of ``threads`` threads that do nothing but fused multiply-adds, two a lane.
 
     The best of many runs: another program on the same core lowers it.
     """
     target = target or Target.host()
     executable, lanes = fma_program(dtype, target)
     values = np.ones((2, lanes), _TYPES[dtype][1])
-    return 2 * lanes * accumulators(target) * STEPS / _best(executable, values) / 1e9
+    return 2 * lanes * accumulators(target) * STEPS * _rate(executable, values, threads) / 1e9
 
 
-def memory_bandwidth(target: Target | None = None) -> Bandwidth:
-    """Measure reading and copying an array four times as large as the last cache.
+def memory_bandwidth(
+    target: Target | None = None, *, threads: int = 1, nbytes: int | None = None
+) -> Bandwidth:
+    """Measure passes over ``nbytes`` bytes a thread, of all the arrays of a pass together.
 
-    At most ``LARGEST`` bytes: a part of that may stay in a larger cache.
+    Without ``nbytes``, each array is four times as large as the last cache, and at most
+    ``LARGEST``: a part of that may stay in a larger cache.
     """
     target = target or Target.host()
-    nbytes = min(LARGEST, 4 * target.caches[2])
     lanes = target.lanes(32)
-    count = nbytes // 4 // (lanes * UNROLL) * (lanes * UNROLL)
-    values = np.ones(count, np.float32)
-    read = _best(_read_program(count, lanes, target), values)
-    copy = _best(_copy_program(count, lanes, target), values)
-    return Bandwidth(values.nbytes / read / 1e9, 2 * values.nbytes / copy / 1e9)
+
+    def rate(program: Callable[[int, int, Target], Executable], inputs: int, arrays: int) -> float:
+        size = nbytes // arrays if nbytes else min(LARGEST, 4 * target.caches[2])
+        count = max(1, size // 4 // (lanes * UNROLL)) * (lanes * UNROLL)
+        values = np.ones((inputs, count) if inputs > 1 else count, np.float32)
+        return 4 * arrays * count * _rate(program(count, lanes, target), values, threads) / 1e9
+
+    return Bandwidth(
+        read=rate(_read_program, 1, 1), copy=rate(_copy_program, 1, 2), triad=rate(_triad, 2, 3)
+    )
 
 
 def accumulators(target: Target) -> int:
@@ -125,24 +142,46 @@ def _read_program(count: int, lanes: int, target: Target) -> Executable:
 
 
 def _copy_program(count: int, lanes: int, target: Target) -> Executable:
-    """A copy of ``count`` numbers into the arena.
+    """A copy of ``count`` numbers; gives the first of them."""
 
-    A result would be fresh memory in every call, which costs more than to copy. Gives a few
+    def element(values: ir.Value, place: ir.Value) -> ir.Value:
+        return _load(values, [place], lanes)
+
+    return _compile([count], "f32", _writer(count, lanes, element), target)
+
+
+def _triad(count: int, lanes: int, target: Target) -> Executable:
+    """The first row of ``2 x count`` numbers plus twice the second; gives the first sums."""
+
+    def element(values: ir.Value, place: ir.Value) -> ir.Value:
+        first, second = (_load(values, [_index(n), place], lanes) for n in range(2))
+        two = arith.constant(ir.VectorType(first.type).element_type, 2.0)
+        return vector.fma(vector.broadcast(first.type, two), second, first)
+
+    return _compile([2, count], "f32", _writer(count, lanes, element), target)
+
+
+def _writer(
+    count: int, lanes: int, element: Callable[[ir.Value, ir.Value], ir.Value]
+) -> Callable[[ir.Value, ir.Type], ir.Value]:
+    """The body of a program that writes ``count`` numbers into the arena.
+
+    A result would be fresh memory in every call, which costs more than to write it. Gives a few
     of the numbers, or there would be nothing to compute.
     """
 
-    def body(values: ir.Value, element: ir.Type) -> ir.Value:
-        start = tensor.empty([count], element)
+    def body(values: ir.Value, kind: ir.Type) -> ir.Value:
+        start = tensor.empty([count], kind)
         loop = scf.ForOp(_index(0), _index(count), _index(lanes * UNROLL), [start])
         with ir.InsertionPoint(loop.body):
             written = loop.inner_iter_args[0]
             for place in _places(loop.induction_variable, lanes):
-                written = _store(_load(values, [place], lanes), written, place)
+                written = _store(element(values, place), written, place)
             scf.YieldOp([written])
         few = _load(loop.results[0], [_index(0)], lanes)
-        return _store(few, tensor.empty([lanes], element), _index(0))
+        return _store(few, tensor.empty([lanes], kind), _index(0))
 
-    return _compile([count], "f32", body, target)
+    return body
 
 
 def _places(first: ir.Value, lanes: int) -> list[ir.Value]:
@@ -193,7 +232,16 @@ def _compile(
         return load_program(module, target)
 
 
-def _best(executable: Executable, values: np.ndarray) -> float:
+def _rate(executable: Executable, values: np.ndarray, threads: int) -> float:
+    """Calls a second of all threads together, of the fastest call of each."""
     from mlcflow.schedule.program import measure
 
-    return measure(executable, [values], budget=0.3)
+    start = Barrier(threads)
+
+    def run(number: int) -> float:
+        own = values.copy()
+        start.wait()
+        return 1 / measure(executable, [own], budget=0.2)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(run, range(threads)))

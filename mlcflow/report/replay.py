@@ -12,6 +12,7 @@ from typing import Any
 from mlcflow.check.compare import compare
 from mlcflow.errors import MlcflowError, ScheduleError
 from mlcflow.graph.kernel import read_kernel
+from mlcflow.graph.library_calls import declare_called
 from mlcflow.mlir import func, ir, llvm, walk
 from mlcflow.report.assembly import Function, HotLoop, disassemble, hot_loop
 from mlcflow.report.nest import count_operations, describe_block, nest
@@ -78,6 +79,7 @@ def original(schedule: Schedule, *, must_run: bool) -> ir.Module:
     with function.context, ir.Location.unknown():
         module = ir.Module.create()
         module.body.append(function.operation.clone(ip=False))
+        declare_called(module)
     return module
 
 

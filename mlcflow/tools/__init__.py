@@ -21,6 +21,8 @@ COMMANDS = {
     "run": "mlcflow.tools.run",
     "opt": "mlcflow.tools.opt",
     "pipelines": "mlcflow.tools.pipelines",
+    "bench": "mlcflow.tools.bench",
+    "cache": "mlcflow.tools.cache",
     "doctor": "mlcflow.tools.doctor",
 }
 """The module of each command; it defines ``command``."""
@@ -133,6 +135,7 @@ def main(ctx: click.Context) -> None:
       MLCFLOW_DEBUG=1..4    tell more on standard error: 1 stages, 2 steps,
                             3 the IR after each stage, 4 after each step
       MLCFLOW_DUMP_DIR=DIR  write the IR of each stage into DIR
+      MLCFLOW_CACHE_DIR=DIR keep compiled programs in DIR; empty: keep none
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

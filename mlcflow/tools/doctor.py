@@ -64,12 +64,18 @@ def _host() -> Target:
 
 def _self_tests(target: Target) -> list[dict[str, Any]]:
     from mlcflow.check.self_test import self_test
+    from mlcflow.gpu.driver import has_driver
     from mlcflow.pipelines import PIPELINES
+    from mlcflow.target import Target
 
     tests = []
     for pipeline in PIPELINES:
         begin, problem = time.perf_counter(), ""
         try:
+            if pipeline == "cuda":
+                if not has_driver():  # nothing is wrong with a machine that has no GPU
+                    continue
+                target = Target.host_gpu()
             self_test(pipeline, target)
         except Exception as error:  # whatever is wrong, the rest of the report is wanted
             problem = f"{type(error).__name__}: {error}"

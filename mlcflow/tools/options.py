@@ -46,7 +46,7 @@ def target_options(function: F) -> F:
         "--target",
         default="host",
         show_default=True,
-        help="`host`, or cpu:CHIP such as cpu:haswell.",
+        help="`host`, cpu:CHIP such as cpu:haswell, or cuda:CHIP such as cuda:sm_90.",
     )(function)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlcflow.errors import PluginError, unknown_name
+from mlcflow.errors import MlcflowError, unknown_name
 from mlcflow.tools.options import json_option, parse_target
 
 if TYPE_CHECKING:
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 @click.command(name="pipelines")
 @click.argument("name", required=False)
-@click.option("--target", default="host", show_default=True, help="`host`, or cpu:CHIP.")
+@click.option("--target", help="`host`, cpu:CHIP or cuda:CHIP; by default, what suits.")
 @json_option
-def command(name: str | None, target: str, as_json: bool) -> None:
+def command(name: str | None, target: str | None, as_json: bool) -> None:
     """List the pipelines; with NAME, the stages, steps and options of one."""
     from mlcflow import pipelines
 
     names = pipelines.names()
     if name is not None and name not in names:
         raise click.UsageError(unknown_name("pipeline", name, names))
-    machine = parse_target(target)
+    targets = {each: parse_target(target or pipelines.usual_target(each)) for each in names}
     if name:
-        found = [_describe(name, machine)]
+        found = [_describe(name, targets[name])]
     else:
-        found = [_describe_or_say_why_not(each, machine) for each in names]
+        found = [_describe_or_say_why_not(each, targets[each]) for each in names]
     if as_json:
         click.echo(json.dumps(found, indent=2, default=str))
     elif name:
@@ -44,7 +44,7 @@ def _describe_or_say_why_not(name: str, target: Any) -> dict[str, Any]:
     """One that does not load must not hide the others."""
     try:
         return _describe(name, target)
-    except PluginError as error:
+    except MlcflowError as error:
         return {"name": name, "problem": str(error)}
 
 

@@ -49,6 +49,8 @@ mlcflow run digits
 @pipeline_option(default=None)
 @target_options
 @click.option("--repeat", type=click.IntRange(1), metavar="N", help="Time N calls.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Use at most N threads.")
+@click.option("--memory", is_flag=True, help="Print what memory it takes.")
 @click.option("--dump-dir", metavar="DIR", help="Write the IR of each stage into this directory.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the results.")
 @click.option("--quick", is_flag=True, help="Examples: train for a moment only.")
@@ -68,7 +70,7 @@ def command(model: str, as_json: bool, **given: Any) -> None:
 
 
 def _run_example(name: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
-    for option in ("inputs", "outputs", "options", "repeat", "no_verify"):
+    for option in ("inputs", "outputs", "options", "repeat", "threads", "memory", "no_verify"):
         if given[option]:
             word = {"inputs": "input", "outputs": "output", "options": "option"}.get(option, option)
             raise click.UsageError(f"the example '{name}' has no --{word.replace('_', '-')}")

@@ -61,6 +61,8 @@ def run_file(text: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
     dump_dir = Path(given["dump_dir"]) if given["dump_dir"] else None
     example = (model.args, model.kwargs) if model.torch else ((), {})
     executable, report = compile_and_tell(model.source, *example, pipeline, say, dump_dir=dump_dir)
+    if given["threads"]:
+        executable.threads = given["threads"]
     if not model.torch and not model.args and not model.kwargs:
         model = replace(model, args=tuple(make_inputs(executable.inputs)))
     results = _leaves(executable(*model.args, **model.kwargs), model.torch)
@@ -72,6 +74,10 @@ def run_file(text: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
         times = time_calls(lambda: executable(*model.args, **model.kwargs), given["repeat"])
         say(f"time: {times}")
         report["call_seconds"] = asdict(times)
+    if given["memory"]:
+        memory = executable.memory()
+        say(f"memory:\n{memory}")
+        report["memory"] = memory.as_data()
     if given["outputs"]:
         write_arrays(given["outputs"], results)
     return report
@@ -102,7 +108,8 @@ def _verify(executable: Executable, model: _Model, given: dict[str, Any], say: S
     elif executable.pipeline.name == "reference":
         return None  # nothing to compare with
     else:
-        reference = mlcflow.compile(model.source, target=given["target"], pipeline="reference")
+        target = "host" if given["target"].startswith("cuda") else given["target"]
+        reference = mlcflow.compile(model.source, target=target, pipeline="reference")
         actual = executable(*model.args, **model.kwargs)
         expected = reference(*model.args, **model.kwargs)
         compare(_leaves(actual, False), _leaves(expected, False))
