@@ -13,6 +13,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# What is tested is compiling, in processes that tests start, too.
+os.environ["MLCFLOW_CACHE_DIR"] = ""
+
 # The same few examples each time, not made smaller when they fail: each compiles a model.
 # `pytest --hypothesis-profile=thorough` looks for new ones.
 hypothesis.settings.register_profile(

@@ -39,8 +39,14 @@ def _built_in() -> dict[str, Collection[str]]:
     from mlcflow.dialects import DIALECTS
     from mlcflow.pipelines import PIPELINES
     from mlcflow.pipelines.schedules import CPU
+    from mlcflow.runtime.blas import FUNCTIONS
 
-    return {"pipelines": PIPELINES, "schedules": [*CPU, "loops"], "dialects": DIALECTS}
+    return {
+        "pipelines": PIPELINES,
+        "schedules": [*CPU, "loops"],
+        "dialects": DIALECTS,
+        "libraries": FUNCTIONS,
+    }
 
 
 def _problem(plugin: plugins.Plugin, taken: Collection[str]) -> str:

@@ -12,7 +12,8 @@ import torch
 def one_thread() -> Iterator[None]:
     """PyTorch on one thread: on models this small, threads wait for each other most of the time.
 
-    It also makes times comparable with those of compiled code, which has one thread.
+    It also makes times comparable with those of compiled code, which calls no other thread for
+    kernels this small.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

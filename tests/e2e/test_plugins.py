@@ -21,11 +21,11 @@ import json, sys
 import numpy as np
 import mlcflow
 from mlcflow.mlir import walk
-from thirds import model
-assert "mlcflow_reciprocal" not in sys.modules
+from doubling import model
+assert "mlcflow_powers" not in sys.modules
 x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
 exe = mlcflow.compile(model, pipeline=sys.argv[1])
-np.testing.assert_allclose(exe(x), x / 3, rtol=1e-6)
+np.testing.assert_allclose(exe(x), 2**x, rtol=1e-6)
 rules, names = [], []
 for stage, module in exe.stages.items():
     if stage != "llvm":
@@ -33,8 +33,8 @@ for stage, module in exe.stages.items():
             names.append(op.operation.name)
             if "mlcflow.rule" in op.operation.attributes:
                 rules.append(op.operation.attributes["mlcflow.rule"].value)
-print(json.dumps({"rules": rules, "multiplied": "arith.mulf" in names,
-                  "divided": names.count("arith.divf")}))
+print(json.dumps({"rules": rules, "exponentials": "math.exp2" in names,
+                  "powers": names.count("math.powf")}))
 """
 
 
@@ -58,9 +58,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the model of the page."""
-    found = re.search(r"```python\n(# thirds\.py\n.*?)```", PAGE, re.DOTALL)
+    found = re.search(r"```python\n(# doubling\.py\n.*?)```", PAGE, re.DOTALL)
     assert found
-    (tmp_path / "thirds.py").write_text(found[1])
+    (tmp_path / "doubling.py").write_text(found[1])
     return tmp_path
 
 
@@ -80,7 +80,7 @@ def use(folder: Path, pipeline: str, path: list[Path]) -> subprocess.CompletedPr
 
 
 def test_the_page_shows_the_package() -> None:
-    files = [PACKAGE / "pyproject.toml", PACKAGE / "mlcflow_reciprocal.py"]
+    files = [PACKAGE / "pyproject.toml", PACKAGE / "mlcflow_powers.py"]
     texts = [file.read_text() for file in files]
     for file, text in zip(files, texts, strict=True):
         kind = "toml" if file.suffix == ".toml" else "python"
@@ -88,17 +88,17 @@ def test_the_page_shows_the_package() -> None:
     assert sum(text.count("\n") for text in texts) < 100
 
 
-@pytest.mark.parametrize("pipeline", ["cpu", "reciprocal", "reference"])
+@pytest.mark.parametrize("pipeline", ["cpu", "powers", "reference"])
 def test_it_is_used_where_it_should_be(pipeline: str, folder: Path, installed: Path) -> None:
     result = use(folder, pipeline, [installed])
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
-    assert set(found["rules"]) == ({"reciprocal"} if pipeline == "cpu" else set())
-    assert found["multiplied"] == (pipeline != "reference")
-    if pipeline == "reciprocal":
-        assert found["divided"] == 0
+    assert set(found["rules"]) == ({"powers"} if pipeline == "cpu" else set())
+    assert found["exponentials"] == (pipeline != "reference")
+    if pipeline == "powers":
+        assert found["powers"] == 0
     elif pipeline == "cpu":
-        assert found["divided"] == 2  # in the stages before `schedule`
+        assert found["powers"] == 2  # in the stages before `schedule`
 
 
 def test_the_commands_of_the_page(folder: Path, installed: Path) -> None:
@@ -110,12 +110,12 @@ def test_the_commands_of_the_page(folder: Path, installed: Path) -> None:
         assert result.returncode == 0, result.stdout + result.stderr
         output += result.stdout
     for kind in ("dialect", "pipeline", "schedule rule"):
-        assert f"  {kind:<15s} reciprocal      mlcflow-reciprocal 0.1\n" in output
-    assert "multiply_by_reciprocals" in output
+        assert f"  {kind:<15s} powers          mlcflow-powers 0.1\n" in output
+    assert "powers_to_exp2" in output
     shown = (folder / "ir" / "02-schedule.mlir").read_text()
-    for text in ('mlcflow.rule = "reciprocal"', "dense<0.333333343> : vector<", "arith.mulf"):
+    for text in ('mlcflow.rule = "powers"', "math.exp2", ": vector<16xf32>"):
         assert text in shown and text in PAGE
-    assert "arith.divf" not in shown
+    assert "math.powf" not in shown
 
 
 def test_a_second_package_with_the_same_names_clashes(
@@ -124,15 +124,15 @@ def test_a_second_package_with_the_same_names_clashes(
     source, other = tmp_path / "source", tmp_path / "other"
     shutil.copytree(PACKAGE, source)
     project = source / "pyproject.toml"
-    project.write_text(project.read_text().replace("mlcflow-reciprocal", "second-package"))
+    project.write_text(project.read_text().replace("mlcflow-powers", "second-package"))
     install(source, other)
-    for pipeline in ("cpu", "reciprocal"):
+    for pipeline in ("cpu", "powers"):
         result = use(folder, pipeline, [installed, other])
         assert result.returncode == 1
-        assert "PluginError" in result.stderr and "'reciprocal'" in result.stderr
-        assert "mlcflow-reciprocal 0.1, second-package 0.1" in result.stderr
+        assert "PluginError" in result.stderr and "'powers'" in result.stderr
+        assert "mlcflow-powers 0.1, second-package 0.1" in result.stderr
         assert "pip uninstall second-package" in result.stderr
-    command = ("mlcflow", "opt", "-", "--pipeline=reciprocal")
+    command = ("mlcflow", "opt", "-", "--pipeline=powers")
     result = run(folder, *command, path=[installed, other])
     assert result.returncode == 1 and "second-package" in result.stderr
     assert "Traceback" not in result.stderr

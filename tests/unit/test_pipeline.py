@@ -11,7 +11,7 @@ import pytest
 import mlcflow
 from mlcflow import LoweringError, MlcflowError, Pass, Pipeline, Stage, Target, mlir
 from mlcflow.pipeline import step_name, write_module
-from mlcflow.pipelines import PIPELINES, build, options
+from mlcflow.pipelines import PIPELINES, build, options, usual_target
 
 ADD = """
 func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> {
@@ -81,13 +81,13 @@ def test_check_lists_every_unknown_pass() -> None:
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_every_pipeline_has_known_passes_only(name: str) -> None:
-    build(name, Target.host()).check()
+    build(name, Target.parse(usual_target(name))).check()
 
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_every_stage_prints_parses_and_goes_on(name: str) -> None:
     """Going on from the printed module of any stage ends in the same module."""
-    pipeline = build(name, Target.host())
+    pipeline = build(name, Target.parse(usual_target(name)))
     stages = pipeline.run(mlir.parse(ADD))
     names = list(stages)
     last = mlir.asm(stages[names[-1]])

@@ -13,10 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from mlcflow import dialects, mlir, plugins
+from mlcflow.check.plugins import check_plugins
 from mlcflow.errors import MlcflowError, PluginError, ScheduleError
 from mlcflow.mlir import ir
 from mlcflow.pipelines import build, names
 from mlcflow.pipelines.schedules import CPU, cpu_rules
+from mlcflow.runtime import libraries
 from mlcflow.schedule.interpret import apply
 from mlcflow.target import Target
 from mlcflow.tools import main
@@ -66,7 +68,7 @@ def test_pipelines_of_packages_come_after_ours(add: Add) -> None:
         "    return Pipeline('another name', (), opt_level=level)\n"
     )
     add("toy_p", source, pipelines={"nothing": "pipeline"})
-    assert names() == ["reference", "cpu", "nothing"]
+    assert names() == ["reference", "cpu", "cuda", "nothing"]
     built = build("nothing", Target.parse("cpu:haswell"), level=1)
     assert (built.name, built.opt_level) == ("nothing", 1)
     assert built.arguments == ("--target=cpu:haswell", "--option=level=1")
@@ -212,3 +214,29 @@ def test_packages_are_looked_up_and_imported_late(add: Add, tmp_path: Path) -> N
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+LIBRARY = """
+from mlcflow import Library
+
+def function():
+    return Library({name!r}, "Y[i] = -X[i]", "float32", ("negate",), lambda symbol, on_error: None)
+"""
+
+
+def test_library_functions_of_packages(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    add("toy_l", LIBRARY.format(name="negate"), libraries={"negate": "function"})
+    assert "negate" in libraries.names() and libraries.find_library("negate").dtype == "float32"
+    with pytest.raises(MlcflowError, match="there is a library function 'negate'"):
+        libraries.library("negate", "Y[i] = -X[i]", lambda x, y: None)
+    assert [state.problem for state in check_plugins(load=True)] == [""]
+
+
+def test_library_functions_that_are_wrong(add: Add) -> None:
+    add(
+        "toy_m", LIBRARY.format(name="other"), libraries={"negate": "function", "sgemm": "function"}
+    )
+    with pytest.raises(PluginError, match="expected a Library called 'negate'"):
+        libraries.find_library("negate")
+    problems = {state.name: state.problem for state in check_plugins(load=True)}
+    assert "'sgemm' is in more than one package" in problems["sgemm"]

@@ -39,13 +39,24 @@ def test_arm() -> None:
     assert (target.vector_bits, target.vector_registers) == (128, 32)
 
 
+def test_gpus() -> None:
+    target = Target.parse("cuda:sm_80")
+    assert target == Target("cuda", chip="sm_80") and str(target) == "cuda:sm_80"
+    assert target.triple == "nvptx64-nvidia-cuda" and target.features == ("ptx70",)
+    assert target.lanes(32) == 4 and target.cores == 108 and not target.native
+    with pytest.raises(MlcflowError, match="known: sm_100"):
+        Target("cuda")
+
+
 def test_host_by_name() -> None:
     assert Target.parse("host") == Target.parse("cpu") == Target.host()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("cpu:haswel", "did you mean 'haswell'"), ("gpu:x", "expected 'host' or 'cpu:CHIP', got"),
+    [("cpu:haswel", "did you mean 'haswell'"),
+     ("gpu:x", "expected 'host', 'cpu:CHIP' or 'cuda:CHIP', got"),
+     ("cuda:sm_70", "unknown chip 'sm_70'; did you mean 'sm_"),
      ("", "expected 'host'"), ("cpu:", "unknown chip")],
 )  # fmt: skip
 def test_unknown_targets(text: str, message: str) -> None:
@@ -57,7 +68,7 @@ def test_what_no_machine_is() -> None:
     host = Target.host()
     with pytest.raises(MlcflowError, match="expected at least 1, got 0"):
         dataclasses.replace(host, cores=0)
-    with pytest.raises(MlcflowError, match="target kind: expected 'cpu'"):
+    with pytest.raises(MlcflowError, match="target kind: expected 'cpu' or 'cuda'"):
         dataclasses.replace(host, kind="tpu")
 
 

@@ -10,7 +10,7 @@
 // CHECK-NEXT: arith.maximumf {{.*}} : vector<16x16xf32>
 // CHECK-NEXT: vector.transfer_write
 // CHECK-LABEL: func.func private @copy_kernel
-// CHECK-SAME: mlcflow.rule = "loops"
+// CHECK-SAME: mlcflow.rule = "transposition"
 
 func.func @main(%x: tensor<32x64xf32> {mlcflow.input = "x"},
                 %w: tensor<16x64xf32> {mlcflow.parameter = "w"},

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import platform
 import sys
+from dataclasses import replace
 
 import pytest
 
 import mlcflow
+from mlcflow import Target
 from mlcflow.errors import MlcflowError
 from mlcflow.report import assembly
 from mlcflow.report.assembly import Function, Instruction, hot_loop
@@ -59,6 +61,17 @@ def test_a_matmul_multiplies_and_adds_in_full_registers_only(element: str) -> No
     # Each row of B and each element of A is used more than once when it is in a register.
     assert sum(loop.fmas.values()) > loop.loads > 0
     assert (loop.stores, loop.spills, loop.calls) == (0, 0, ())
+
+
+@needs_elf
+def test_a_kernel_has_the_instructions_of_its_threads() -> None:
+    target = replace(Target.host(), cores=2)
+    executable = mlcflow.compile(matmul(512, 512, 512), target=target)
+    assert "omp.parallel" in str(executable.stages["threads"])
+    functions = assembly.functions(executable)
+    assert not [name for name in functions if assembly.REGION in name or name.startswith("__")]
+    (kernel,) = set(functions) - {"main"}
+    assert executable.hot_loop(kernel).fmas
 
 
 @needs_elf

@@ -51,6 +51,9 @@ def test_the_memory_programs_read_and_copy() -> None:
         peak._read_program(count, lanes, target)(values), values.reshape(-1, lanes).sum(0)
     )
     np.testing.assert_array_equal(peak._copy_program(count, lanes, target)(values), values[:lanes])
+    pair = np.stack([values, values + 1])
+    expected = (pair[0] + 2 * pair[1])[:lanes]
+    np.testing.assert_array_equal(peak._triad(count, lanes, target)(pair), expected)
 
 
 def test_the_numbers_are_plausible(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +62,19 @@ def test_the_numbers_are_plausible(monkeypatch: pytest.MonkeyPatch) -> None:
     single, double = peak.fma_peak("f32"), peak.fma_peak("f64")
     assert 1 < double < single < 10_000
     bandwidth = peak.memory_bandwidth()
-    assert 0.1 < bandwidth.read < 1000 and 0.1 < bandwidth.copy < 1000
+    for value in (bandwidth.read, bandwidth.copy, bandwidth.triad):
+        assert 0.1 < value <= bandwidth.best < 1000
+    in_cache = peak.memory_bandwidth(nbytes=512 << 10)
+    assert in_cache.read > bandwidth.read / 2
+
+
+@pytest.mark.skipif("fma" not in Target.host().features, reason="needs FMA")
+def test_the_programs_of_a_peak_write_vectors() -> None:
+    target = Target.host()
+    lanes = target.lanes(32)
+    loop = peak._triad(256 * lanes * peak.UNROLL, lanes, target).hot_loop("main")
+    assert set(loop.fmas) == {target.vector_bits} and not loop.spills
+    assert loop.stores == loop.fmas[target.vector_bits]
 
 
 def test_other_types_are_refused() -> None:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from mlcflow.tools import COMMANDS
+from mlcflow.gpu.driver import has_driver
+from mlcflow.runtime.cache import Cache
+from mlcflow.tools import COMMANDS, main
 
 Call = Callable[..., Any]
 
@@ -58,7 +61,7 @@ def test_no_command_shows_the_help(call: Call) -> None:
         (["opt", "--pipeline=reference", "--option=opt_level"], "expected KEY=VALUE"),
         (["opt", "--pipeline=reference", "--option=opt_level=high"], "expected int, got 'high'"),
         (["opt", "--pipeline=reference", "--option=opt_lvl=1"], "did you mean 'opt_level'?"),
-        (["opt", "--pipeline=reference", "--target=gpu"], "expected 'host' or 'cpu:CHIP'"),
+        (["opt", "--pipeline=reference", "--target=gpu"], "expected 'host', 'cpu:CHIP'"),
         (["opt", "--pipeline=reference", "--target=cpu:haswel"], "did you mean 'haswell'?"),
         (["opt", "--pipeline=none.py:f"], "no file 'none.py'"),
         (["opt", "--pipeline=mine.py:pipelin"], "did you mean 'pipeline' or"),
@@ -116,7 +119,7 @@ def test_pipelines(call: Call) -> None:
     assert "stage bufferize" in page
     assert "  tm-tensor-bufferize" in page or "(tm-tensor-bufferize)" in page
     data = json.loads(call("pipelines", "--json").stdout)
-    assert [pipeline["name"] for pipeline in data] == ["reference", "cpu"]
+    assert [pipeline["name"] for pipeline in data] == ["reference", "cpu", "cuda"]
     assert data[0]["options"] == [{"name": "opt_level", "type": "int", "default": 1}]
     assert all(stage["steps"] for pipeline in data for stage in pipeline["stages"])
 
@@ -128,7 +131,8 @@ def test_doctor(call: Call) -> None:
         assert word in result.stdout
     report = json.loads(call("doctor", "--json").stdout)
     assert report["healthy"]
-    assert [test["pipeline"] for test in report["self_test"]] == ["reference", "cpu"]
+    gpu = ["cuda"] if has_driver() else []
+    assert [test["pipeline"] for test in report["self_test"]] == ["reference", "cpu", *gpu]
     assert report["target"]["cores"] >= 1
 
 
@@ -178,3 +182,25 @@ def test_missing_package_of_a_model(call: Call, monkeypatch: pytest.MonkeyPatch)
     result = call("run", "model.py")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: this needs torch: pip install 'torch==")
+
+
+def test_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLCFLOW_CACHE_DIR", str(tmp_path / "c"))
+    empty = CliRunner().invoke(main, ["cache"])
+    assert empty.exit_code == 0 and "0 compiled programs" in empty.stdout
+    cache = Cache(tmp_path / "c")
+    cache.write("a" * 64, bytes(1000))
+    cache.write("b" * 64, bytes(2000))
+    shown = CliRunner().invoke(main, ["cache"])
+    assert "2 compiled programs, 0.0 MB of at most 1074 MB" in shown.stdout
+    report = json.loads(CliRunner().invoke(main, ["cache", "--json"]).stdout)
+    assert [entry["key"][0] for entry in report["entries"]] == ["a", "b"]
+    assert report["bytes"] > 3000 and report["problem"] is None
+    cleared = CliRunner().invoke(main, ["cache", "--clear"])
+    assert "removed 2 programs" in cleared.stdout and cache.entries() == []
+    (tmp_path / "c").chmod(0o777)
+    refused = CliRunner().invoke(main, ["cache"])
+    assert refused.exit_code == 1 and "the cache is not used: " in refused.stderr
+    monkeypatch.setenv("MLCFLOW_CACHE_DIR", "")
+    off = CliRunner().invoke(main, ["cache"])
+    assert off.exit_code == 0 and "switched off: MLCFLOW_CACHE_DIR is empty" in off.stdout

@@ -90,6 +90,21 @@ def test_run_json(call: Call) -> None:
     assert unverified["verified"] is None
 
 
+def test_run_tells_the_memory(call: Call) -> None:
+    told = call("run", "add.mlir", "--memory").stdout
+    assert "memory:\n" in told and "arena" in told
+    report = json.loads(call("run", "add.mlir", "--memory", "--json", "--no-verify").stdout)
+    assert report["memory"]["results"] == report["memory"]["inputs"] == 16
+    assert "'plan_memory'" in call("run", "add.mlir", "--memory", "--pipeline=reference").output
+
+
+def test_run_uses_as_many_threads_as_it_may(call: Call) -> None:
+    assert call("run", "add.mlir", "--threads=1").exit_code == 0
+    failed = call("run", "add.mlir", "--threads=2", "--pipeline=reference")
+    assert failed.exit_code == 1 and "expected 1 to 1" in failed.output
+    assert "the example 'digits' has no --threads" in call("run", "digits", "--threads=1").output
+
+
 def test_run_notes_training_mode(call: Call) -> None:
     assert "note: the model is in training mode" not in call("run", "model.py").stdout
     with Path("model.py").open("a") as file:
