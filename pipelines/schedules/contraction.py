@@ -8,7 +8,7 @@ from mlcflow.graph.panels import is_prepared
 from mlcflow.graph.same_operation import element_type
 from mlcflow.mlir import ir
 from mlcflow.pipelines.schedules.threads import run_in_threads
-from mlcflow.pipelines.schedules.tiles import divisor, register_tile
+from mlcflow.pipelines.schedules.tiles import divisor, register_tile, rows_in_cache
 from mlcflow.schedule.dot import X86_DOT
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
@@ -48,7 +48,9 @@ def product(kernel: Kernel, target: Target, lane_bits: int, width: int = 1) -> S
     m = kernel.loops[batch] if rows else 1
     *_, n, k = kernel.loops
     lanes = target.lanes(lane_bits)
-    mi, ni = register_tile(m, n, lanes, target.vector_registers, target.vector_bits // 8)
+    row_bytes = k * element_type(kernel.root.operands[0]).width // 8
+    most_rows = rows_in_cache(row_bytes, target.caches[0])
+    mi, ni = register_tile(m, n, lanes, target.vector_registers, target.vector_bits // 8, most_rows)
     most = REDUCTION_TILE * width
     ki = k if k < 2 * most else divisor(k, most, prefer=width)
     if is_turned and n <= ni:

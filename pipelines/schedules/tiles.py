@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def divisor(extent: int, most: int, *, prefer: int = 1) -> int:
     """The largest divisor of ``extent`` up to ``most``; a multiple of ``prefer`` if there is one.
@@ -30,13 +32,13 @@ def row_tile(extent: int, lanes: int) -> int:
 
 
 def register_tile(
-    m: int, n: int, lanes: int, registers: int, register_bytes: int = 64
+    m: int, n: int, lanes: int, registers: int, register_bytes: int = 64, most: int = 1 << 30
 ) -> tuple[int, int]:
     """Rows and columns of the part of a matrix product that stays in vector registers.
 
     ``m`` by ``n``: the whole result; ``lanes``: elements of one of the ``registers``. Columns
     are a power of two of registers, or a part of one. Of the tiles that leave room for a row of
-    B and an element of A, takes the one that needs the fewest cycles for a column of A times a
+    B and an element of A, and have ``most`` rows, takes the one that needs the fewest cycles for a column of A times a
     row of B over the whole result, the overlap of the last tiles included.
 
     >>> register_tile(1024, 1024, 16, 32), register_tile(197, 768, 16, 32)
@@ -51,7 +53,7 @@ def register_tile(
         columns = n if n < lanes else vectors * lanes
         if columns > n or (n < lanes and vectors > 1):
             break
-        for rows in range(1, min(m, most_rows(vectors, registers)) + 1):
+        for rows in range(1, min(m, most, most_rows(vectors, registers)) + 1):
             tiles = -(-m // rows) * -(-n // columns)
             cost = tiles * _cycles(rows, vectors, register_bytes)
             if best is None or (cost, -rows * columns) < (best[0], -best[1] * best[2]):
@@ -70,6 +72,24 @@ def most_rows(vectors: int, registers: int) -> int:
     ([16, 13, 6], 6)
     """
     return min(registers // 2, registers * 13 // 16 // vectors)
+
+
+PAGE = 4096
+
+
+def rows_in_cache(row_bytes: int, l1_bytes: int) -> int:
+    """Rows of A, so far apart, that a tile may read without losing their lines of L1 in between.
+
+    Caches of the first level find the set of an address by its place in a page: each page has a
+    line in each set. Rows at the same place push each other out when they are more than those;
+    two are left to B and to the result. A tile of 12 rows over rows of 4096 bytes takes 20 %
+    longer than one of 6 where there are 8.
+
+    >>> rows_in_cache(4096, 32 << 10), rows_in_cache(3072, 32 << 10), rows_in_cache(4096, 48 << 10)
+    (6, 24, 10)
+    """
+    places = PAGE // math.gcd(PAGE, row_bytes)
+    return max(l1_bytes // PAGE - 2, 1) * places
 
 
 def _cycles(rows: int, vectors: int, register_bytes: int) -> float:
