@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlcflow.errors import LoweringError
 from mlcflow.failure import source_lines
 from mlcflow.graph.interface import entry_points
+from mlcflow.graph.linalg_ops import owner
 from mlcflow.mlir import arith, bufferization, ir, linalg, memref, walk
 from mlcflow.passes import Pass
 
@@ -42,6 +43,7 @@ def results_to_arguments(module: ir.Module) -> None:
     pass changes all or none.
     """
     _return_once(module)
+    _allocate_in_the_shape_returned(module)
     types = [kind for function in entry_points(module) for kind in function.type.results]
     if all(ir.MemRefType(kind).has_static_shape for kind in types):
         _TO_ARGUMENTS(module)
@@ -71,6 +73,39 @@ def _copy(value: ir.Value, before: ir.Operation) -> ir.Value:
         copy = memref.alloc(kind, sizes, [])
         memref.copy(value, copy)
     return copy
+
+
+def _allocate_in_the_shape_returned(module: ir.Module) -> None:
+    """Let memory that is returned in another shape have that shape from the start.
+
+    The upstream pass passes on an allocation that is returned, but copies a view of one.
+    """
+    for function in entry_points(module):
+        block = function.entry_block
+        terminator = block.operations[len(block.operations) - 1].operation
+        for index, value in enumerate(terminator.operands):
+            views, source = [], owner(value)
+            while isinstance(source, memref.ExpandShapeOp | memref.CollapseShapeOp):
+                views.append(source)
+                source = owner(source.src)
+            is_known = all(ir.MemRefType(view.src.type).has_static_shape for view in views)
+            if views and is_known and isinstance(source, memref.AllocOp):
+                terminator.operands[index] = _allocate_like(views, source)
+
+
+def _allocate_like(views: list[ir.OpView], old: memref.AllocOp) -> ir.Value:
+    """Replace an allocation by one of the type of ``views[0]``; gives the new one."""
+    with ir.InsertionPoint(old), old.location:
+        view = new = memref.alloc(views[0].result.type, [], [], alignment=old.alignment)
+        for shown in views:
+            kind = ir.MemRefType(shown.src.type)
+            if isinstance(shown, memref.ExpandShapeOp):
+                view = memref.collapse_shape(kind, view, shown.reassociation)
+            else:
+                view = memref.expand_shape(kind, view, shown.reassociation, [], list(kind.shape))
+    old.memref.replace_all_uses_with(view)
+    old.operation.erase()
+    return new
 
 
 def copy_without_runtime(module: ir.Module) -> None:
