@@ -45,6 +45,12 @@ class Flat(torch.nn.Module):
         return tuple(each for each in results if isinstance(each, torch.Tensor))
 
 
+def trivial() -> tuple[Flat, tuple[torch.Tensor, ...]]:
+    """A model that computes next to nothing."""
+    example = torch.zeros(1)
+    return Flat(torch.nn.ReLU(), (example,), {}), (example,)
+
+
 def build(name: str) -> tuple[Flat, tuple[torch.Tensor, ...]]:
     """The workload or file ``name``, with its example inputs; the same in every process.
 
