@@ -12,12 +12,13 @@ from mlcflow import config
 from mlcflow.cache_key import cache_key
 from mlcflow.errors import ExecutionError
 from mlcflow.frontends import Imported
+from mlcflow.gpu.executable import DeviceExecutable
+from mlcflow.isolated import Compiled, compile_here
 from mlcflow.pipeline import Pipeline, Stages
 from mlcflow.runtime import cache as directory
 from mlcflow.runtime import object_code
 from mlcflow.runtime.cache import Cache, Refused
 from mlcflow.runtime.executable import Executable
-from mlcflow.runtime.machine_code import store
 from mlcflow.runtime.stored import StoredProgram, from_bytes, libraries_of
 from mlcflow.target import Target
 
@@ -48,6 +49,7 @@ def compile_cached(
     built: Pipeline,
     threads: int | None,
     verify: Callable[[Executable], None] | None,
+    compile_: Callable[[Imported, Pipeline], Compiled] = compile_here,
 ) -> Executable:
     """The executable of a model; its pipeline runs only if ``cache`` has no program ``key``.
 
@@ -63,18 +65,32 @@ def compile_cached(
     if executable is not None:
         log.info("from the cache: no stage has run")
     if program is None or executable is None:
-        stages = run_stages()
-        program = store(imported.module, built.opt_level)
-        executable = _load(program, imported, stages, built, threads)
-        if executable is None:  # its code as MLIR itself loads it; what fails there is an error
-            program = replace(program, code=b"")
-            executable = Executable(imported.module, imported, stages, built, threads)
+        compiled = compile_(imported, built)
+        assert compiled.program is not None  # what has kernels has no key
+        executable, links = load_compiled(compiled, imported, built, threads)
+        program = compiled.program if links else replace(compiled.program, code=b"")
     if verify is not None and not program.verified:
         verify(executable)
         program = replace(program, verified=True)
     if program is not known and program.code and program.parameters <= before:
         _write(cache, key, program)
     return executable
+
+
+def load_compiled(
+    compiled: Compiled, imported: Imported, built: Pipeline, threads: int | None
+) -> tuple[Executable, bool]:
+    """The executable of what was compiled just now, and whether its object file links.
+
+    If not, the code is made again as MLIR itself loads it; what fails then raises
+    ``ExecutionError``.
+    """
+    if compiled.program is not None and object_code.is_available():
+        executable = _load(compiled.program, imported, compiled.stages, built, threads)
+        if executable is not None:
+            return executable, True
+    loaded = Executable if compiled.program is not None else DeviceExecutable
+    return loaded(compiled.module(), imported, compiled.stages, built, threads), False
 
 
 def key_for(

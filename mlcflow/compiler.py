@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlcflow.cached import compile_cached, key_for, open_cache
+from mlcflow.cached import compile_cached, key_for, load_compiled, open_cache
+from mlcflow.check.isolate import Limits
 from mlcflow.check.verify import check_executable
 from mlcflow.frontends import Imported
 from mlcflow.frontends.model import read_model
 from mlcflow.gpu.executable import DeviceExecutable
 from mlcflow.gpu.host_calls import has_kernels
+from mlcflow.isolated import compile_here, compile_isolated
 from mlcflow.pipeline import Pipeline, StageRecord
 from mlcflow.runtime.executable import Executable
 from mlcflow.target import Target
@@ -28,6 +31,7 @@ def compile(
     threads: int | None = None,
     verify: bool = True,
     cache: bool | str | Path = True,
+    isolate: bool | Limits = False,
     on_stage: Callable[[StageRecord], None] | None = None,
 ) -> Executable:
     """Compile a model for a target; the host by default.
@@ -38,7 +42,8 @@ def compile(
     name, with its ``options``, or a ``Pipeline``. ``threads``: see ``Executable.threads``.
     ``verify`` compares model and executable on copies of the example inputs, if there are any.
     ``cache``: take the code from an earlier process that compiled the same, and keep it for a
-    later one (``False``: do not; a directory: there); see docs/cache.md.
+    later one (``False``: do not; a directory: there); see docs/cache.md. ``isolate``: compile in
+    a process of its own, within limits, so that a crash is a ``LoweringError``; docs/isolation.md.
     Raises ``ImportModelError``, ``LoweringError``, ``ExecutionError`` or ``VerificationError``.
     """
     keywords = dict(kwargs or {})
@@ -49,11 +54,17 @@ def compile(
         if verify and imported.tensors:
             check_executable(executable, model, example_inputs, keywords)
 
+    limits = Limits() if isolate is True else isolate or None
+    make = partial(compile_isolated, limits=limits) if limits else compile_here
     place = None if on_stage else open_cache(cache)
     key = place and key_for(imported, pipeline, options, target)
     if place and key:
-        return compile_cached(place, key, imported, built, threads, check if verify else None)
-    executable = load(imported, built, threads=threads, on_stage=on_stage)
+        return compile_cached(place, key, imported, built, threads, check if verify else None, make)
+    if limits:
+        compiled = compile_isolated(imported, built, limits, on_stage)
+        executable, _ = load_compiled(compiled, imported, built, threads)
+    else:
+        executable = load(imported, built, threads=threads, on_stage=on_stage)
     check(executable)
     return executable
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlcflow import mlir
+from mlcflow.announce import IMPORT, MACHINE_CODE, PARSE, PASS_PIPELINE
 from mlcflow.errors import LoweringError
 from mlcflow.mlir import ir
 from mlcflow.passes import Pass
@@ -38,17 +39,28 @@ def describe(
         location=source_lines(str(d.location) for d in diagnostics)
         or getattr(error, "location", ""),
         diagnostics=tuple(dict.fromkeys(d.message for d in diagnostics)),
-        reproducer=_reproducer(pipeline, stage, step, _save(before, stage)),
+        reproducer=reproducer(pipeline, stage, step, _save(before, stage)),
     )
 
 
-def _reproducer(pipeline: Pipeline, stage: str, step: str, path: Path) -> str:
-    """The command that runs ``stage`` again from the file.
+def reproducer(pipeline: Pipeline | None, stage: str, step: str, path: Path) -> str:
+    """The command that runs ``stage``, of the pipeline or around it, again from the file.
 
-    A pipeline that only lives in this process has no name that a command could use: then its
-    passes are spelled out, and where functions are among them there is just the file.
+    ``pipeline`` is ``None`` where there is none. One that only lives in this process has no
+    name that a command could use: then its passes are spelled out, and where functions are
+    among them there is just the file.
     """
     command = f"mlcflow opt {shlex.quote(str(path))}"
+    if (stage, step) == (IMPORT, PARSE):
+        return command
+    if stage == IMPORT:
+        return f"{command} --pass-pipeline={shlex.quote(f'builtin.module({step})')}"
+    if stage == PASS_PIPELINE:
+        return f"{command} --pass-pipeline={shlex.quote(step)}"
+    if stage == MACHINE_CODE:
+        return f"{command} --machine-code={pipeline.opt_level if pipeline else step.split()[-1]}"
+    if pipeline is None:
+        return f"{command}  # the module as it was before"
     if pipeline.arguments is not None:
         words = [f"--pipeline={pipeline.name}", f"--start={stage}", f"--until={stage}"]
         return " ".join([command, *map(shlex.quote, [*words, *pipeline.arguments])])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlcflow import config, mlir
+from mlcflow.announce import entering
 from mlcflow.errors import LoweringError, MlcflowError, unknown_name
 from mlcflow.failure import describe
 from mlcflow.mlir import ir
@@ -161,6 +162,7 @@ def _run_stage(
     for step in stage.steps:
         name = step_name(step)
         step_begin = time.perf_counter()
+        entering(stage.name, name, module)
         try:
             with module.context, ir.Location.unknown():
                 step(module)

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from torch_mlir.extras.fx_importer import FxImporter
 
 from mlcflow import mlir
+from mlcflow.announce import IMPORT, entering
 from mlcflow.errors import ImportModelError
 from mlcflow.frontends import Imported
 from mlcflow.frontends.torch_bytes import widen_bytes
@@ -25,6 +26,7 @@ from mlcflow.frontends.torch_identity import identity
 from mlcflow.frontends.torch_ops import NodeImporter, unsupported
 from mlcflow.mlir import ir
 from mlcflow.passes import Pass
+from mlcflow.pipeline import step_name
 from mlcflow.runtime.dtypes import of_mlir
 
 TO_TORCH_BACKEND = (
@@ -128,6 +130,7 @@ def _strip_constants(graph: torch.fx.Graph, signature: Any) -> list:
 
 
 def _import_graph(program: torch.export.ExportedProgram) -> ir.Module:
+    entering(IMPORT, "FxImporter", None)
     importer = FxImporter(context=mlir.context(), graph_node_importer_cls=NodeImporter)
     try:
         importer.import_graph_module(program.graph_module)
@@ -143,6 +146,7 @@ def _lower(module: ir.Module) -> None:
     imported = mlir.clone(module)
     try:
         for step in TO_LINALG:
+            entering(IMPORT, step_name(step), module)
             step(module)
     except ir.MLIRError as error:
         found = unsupported(imported, TO_LINALG)

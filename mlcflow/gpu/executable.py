@@ -44,14 +44,14 @@ class DeviceExecutable(Executable):
         self,
         module: ir.Module,
         imported: Imported,
-        stages: Stages,
+        stages: Stages | Callable[[], Stages],
         pipeline: Pipeline,
         threads: int | None = None,
     ) -> None:
         self._driver = open_driver()
         self._driver.enter()
         functions, self._messages, self._most_threads = describe(module)
-        self._stages, self.pipeline = stages, pipeline
+        self._stages, self.pipeline, self.imported = stages, pipeline, imported
         self.parameters: Mapping[str, Any] = imported.parameters
         self._tensors, self._unflatten = imported.tensors, imported.unflatten
         self._flatten_arguments = imported.flatten

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlcflow.check.isolate import Limits, is_supported
 from mlcflow.pipeline import Pipeline, StageRecord, write_module
 
 if TYPE_CHECKING:
@@ -45,15 +46,16 @@ def compile_and_tell(
     *,
     dump_dir: Path | None = None,
     verify: bool = False,
+    isolate: bool | Limits | None = None,
 ) -> tuple[Executable, dict[str, Any]]:
     """``mlcflow.compile`` that gives ``say`` a line for each thing it did.
 
-    Writes the module of each stage into ``dump_dir``, numbered. Returns the executable, and
-    what it told as data for JSON.
+    Writes the module of each stage into ``dump_dir``, numbered. ``isolate`` is on where the
+    system can, if it does not say. Returns the executable, and what it told as data for JSON.
     """
-    import mlcflow
+    from mlcflow.compiler import compile
 
-    names = [stage.name for stage in pipeline.stages] + ["machine code"]
+    names = [*(stage.name for stage in pipeline.stages), "machine code"]
     records: list[StageRecord] = []
     begin = time.perf_counter()
     marks = [begin]  # when the import, then each stage, was over
@@ -72,8 +74,12 @@ def compile_and_tell(
             if dump_dir:
                 write_module(dump_dir / f"{len(records) - 1:02d}-{record.name}.mlir", record.module)
 
-        executable = mlcflow.compile(
-            model, *args, kwargs=kwargs, pipeline=pipeline, verify=verify, on_stage=on_stage
+        asked: dict[str, Any] = {
+            "verify": verify,
+            "isolate": is_supported() if isolate is None else isolate,
+        }
+        executable = compile(
+            model, *args, kwargs=kwargs, pipeline=pipeline, on_stage=on_stage, **asked
         )
         end = time.perf_counter()
     say(stage_line("machine code" + (", verified" if verify else ""), end - marks[-1]))

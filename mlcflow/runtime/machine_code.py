@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mlcflow.announce import MACHINE_CODE, entering
 from mlcflow.errors import ExecutionError
 from mlcflow.mlir import ExecutionEngine, ir, llvm, walk
 from mlcflow.runtime import threads
@@ -106,6 +107,7 @@ def _compile(
     module: ir.Module, opt_level: int, linked: dict[str, Any], *, dump: bool
 ) -> ExecutionEngine:
     # What LLVM's translation says of an operation would go to stderr; our error names it.
+    entering(MACHINE_CODE, f"LLVM at level {opt_level}", module)
     handler = module.context.attach_diagnostic_handler(lambda diagnostic: True)
     try:
         engine = ExecutionEngine(module, opt_level=opt_level, enable_object_dump=dump)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from mlcflow.errors import ImportModelError, MlcflowError, unknown_name
-from mlcflow.tools.options import parse_pipeline, pipeline_option, target_options
+from mlcflow.tools.options import isolation_options, parse_pipeline, pipeline_option, target_options
 
 if TYPE_CHECKING:
+    from mlcflow.check.isolate import Limits
     from mlcflow.mlir import ir
+    from mlcflow.pipeline import Pipeline
 
 _SEPARATOR = re.compile(r"^// -----.*\n?", re.MULTILINE)
 
@@ -28,9 +31,13 @@ _SEPARATOR = re.compile(r"^// -----.*\n?", re.MULTILINE)
 @click.option("--pass-pipeline", metavar="TEXT", help="MLIR's own: 'builtin.module(cse)'.")
 @click.option("--schedule", metavar="FILE", help="Apply a trace: JSON, or a transform sequence.")
 @click.option("--kernel", metavar="NAME", help="The kernel that --schedule is for.")
+@click.option(
+    "--machine-code", type=click.IntRange(0, 3), metavar="LEVEL", help="Let LLVM compile it, too."
+)
 @click.option("--split-input-file", is_flag=True, help="Treat each part between // ----- alone.")
 @click.option("--locations", is_flag=True, help="Print the source location of each operation.")
 @click.option("-o", "--output", metavar="FILE", help="Write here, at once or not at all.")
+@isolation_options
 def command(
     file: str,
     pipeline: str | None,
@@ -44,6 +51,8 @@ def command(
     split_input_file: bool,
     locations: bool,
     output: str | None,
+    machine_code: int | None,
+    limits: Limits | None,
 ) -> None:
     """Read an MLIR module, run a pipeline on it, print the result.
 
@@ -58,44 +67,53 @@ def command(
     """
     if schedule is not None and (pipeline or pass_pipeline):
         raise click.UsageError("--schedule excludes --pipeline and --pass-pipeline")
-    transform = _schedule(schedule, kernel) or _transform(
-        pipeline, start, until, target, options, pass_pipeline
+    chosen = _pipeline(pipeline, start, until, target, options, pass_pipeline)
+    work = _Work(
+        chosen,
+        _schedule(schedule, kernel) or _transform(chosen, start, until, pass_pipeline),
+        machine_code,
+        locations,
     )
-    name = "standard input" if file == "-" else file
-    parts = _parts(file, split_input_file)
-    texts, failed = [], False
-    for number, part in enumerate(parts, 1):
-        label = name if len(parts) == 1 else f"{name}, part {number} of {len(parts)}"
-        try:
-            texts.append(_process(part, transform, locations))
-        except MlcflowError as error:
-            if len(parts) == 1:
-                raise
-            failed = True
-            click.echo(f"error: {label}: {error}", err=True)
-    text = "// -----\n".join(texts)
+    texts = _texts(file, split_input_file, lambda part: work.run(part, limits))
+    text = "// -----\n".join(text for text in texts if text is not None)
     if output is None:
         click.echo(text, nl=False)
-    elif not failed:
+    elif None not in texts:
         _write(Path(output), text)
-    if failed:
+    if None in texts:
         raise click.exceptions.Exit(1)
 
 
-def _transform(
+def _texts(file: str, split: bool, run: Callable[[str | bytes | Path], str]) -> list[str | None]:
+    """What ``run`` makes of each module. Of several, one that fails is told of and is ``None``."""
+    name = "standard input" if file == "-" else file
+    parts = _parts(file, split)
+    texts: list[str | None] = []
+    for number, part in enumerate(parts, 1):
+        try:
+            texts.append(run(part))
+        except MlcflowError as error:
+            if len(parts) == 1:
+                raise
+            texts.append(None)
+            click.echo(f"error: {name}, part {number} of {len(parts)}: {error}", err=True)
+    return texts
+
+
+def _pipeline(
     pipeline: str | None,
     start: str | None,
     until: str | None,
     target: str,
     options: tuple[str, ...],
     pass_pipeline: str | None,
-) -> Callable[[ir.Module], object]:
-    """What the command line asks to be done with each module, checked before any is read."""
+) -> Pipeline | None:
+    """The pipeline of the command line, which has the stages that it names."""
     if pipeline is None:
         for option, value in (("--start", start), ("--until", until), ("--option", options)):
             if value:
                 raise click.UsageError(f"{option} needs --pipeline")
-        return _pass_pipeline(pass_pipeline) if pass_pipeline else lambda module: None
+        return None
     if pass_pipeline:
         raise click.UsageError("--pipeline and --pass-pipeline exclude each other")
     chosen = parse_pipeline(pipeline, target, options)
@@ -107,7 +125,16 @@ def _transform(
         chosen.select(start, until)
     except MlcflowError as error:
         raise click.UsageError(str(error)) from error
-    return lambda module: chosen.run(module, start=start, until=until, keep=False)
+    return chosen
+
+
+def _transform(
+    pipeline: Pipeline | None, start: str | None, until: str | None, pass_pipeline: str | None
+) -> Callable[[ir.Module], object]:
+    """What is to be done with each module, checked before any is read."""
+    if pipeline is not None:
+        return lambda module: pipeline.run(module, start=start, until=until, keep=False)
+    return _pass_pipeline(pass_pipeline) if pass_pipeline else lambda module: None
 
 
 def _schedule(file: str | None, kernel: str | None) -> Callable[[ir.Module], object] | None:
@@ -122,8 +149,10 @@ def _schedule(file: str | None, kernel: str | None) -> Callable[[ir.Module], obj
     text = path.read_text()
 
     def run(module: ir.Module) -> None:
+        from mlcflow.announce import SCHEDULE, entering
         from mlcflow.schedule.apply import apply_schedule
 
+        entering(SCHEDULE, file, module)
         apply_schedule(module, text, kernel)
 
     return run
@@ -131,6 +160,7 @@ def _schedule(file: str | None, kernel: str | None) -> Callable[[ir.Module], obj
 
 def _pass_pipeline(text: str) -> Callable[[ir.Module], object]:
     from mlcflow import mlir
+    from mlcflow.announce import PASS_PIPELINE, entering
     from mlcflow.errors import LoweringError
     from mlcflow.failure import source_lines
 
@@ -141,6 +171,7 @@ def _pass_pipeline(text: str) -> Callable[[ir.Module], object]:
             raise click.UsageError(f"--pass-pipeline: {error}") from error
 
     def run(module: ir.Module) -> None:
+        entering(PASS_PIPELINE, text, module)
         with module.context:
             try:
                 mlir.passmanager.PassManager.parse(text).run(module.operation)
@@ -180,15 +211,34 @@ def _parts(file: str, split: bool) -> list[str | bytes | Path]:
     ]
 
 
-def _process(
-    source: str | bytes | Path, transform: Callable[[ir.Module], object], locations: bool
-) -> str:
-    from mlcflow import mlir
-    from mlcflow.frontends.mlir import import_mlir
+@dataclass(frozen=True)
+class _Work:
+    """What the command does with each module."""
 
-    module = import_mlir(source).module
-    transform(module)
-    return mlir.asm(module, locations=locations).rstrip("\n") + "\n"
+    pipeline: Pipeline | None
+    transform: Callable[[ir.Module], object]
+    machine_code: int | None
+    locations: bool
+
+    def run(self, source: str | bytes | Path, limits: Limits | None) -> str:
+        """The text of the module of ``source``, transformed; in a worker process with limits."""
+        if limits is None:
+            return self._process(source)
+        from mlcflow.isolated import text_isolated
+
+        return text_isolated(lambda: self._process(source), limits, self.pipeline)
+
+    def _process(self, source: str | bytes | Path) -> str:
+        from mlcflow import mlir
+        from mlcflow.frontends.mlir import import_mlir
+        from mlcflow.runtime.machine_code import compile_object
+
+        module = import_mlir(source).module
+        self.transform(module)
+        text = mlir.asm(module, locations=self.locations).rstrip("\n") + "\n"
+        if self.machine_code is not None:
+            compile_object(module, self.machine_code)
+        return text
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -13,6 +14,7 @@ from mlcflow.errors import MlcflowError, PluginError, unknown_name
 from mlcflow.tools.python_file import call, execute, member, split_name
 
 if TYPE_CHECKING:
+    from mlcflow.check.isolate import Limits
     from mlcflow.pipeline import Pipeline
     from mlcflow.target import Target
 
@@ -48,6 +50,59 @@ def target_options(function: F) -> F:
         show_default=True,
         help="`host`, cpu:CHIP such as cpu:haswell, or cuda:CHIP such as cuda:sm_90.",
     )(function)
+
+
+def isolation_options(function: F) -> F:
+    """``--no-isolate``, ``--time-limit``, ``--memory-limit``, as one argument ``limits``."""
+
+    @click.option("--no-isolate", is_flag=True, help="Compile in this process, without limits.")
+    @click.option(
+        "--time-limit",
+        type=click.FloatRange(0, min_open=True),
+        metavar="SECONDS",
+        help="Give up compiling after this time.  [default: 1800]",
+    )
+    @click.option(
+        "--memory-limit",
+        type=click.FloatRange(0, min_open=True),
+        metavar="GIB",
+        help="Give up compiling when it needs more memory.  [default: half of the machine's]",
+    )
+    @wraps(function)
+    def command(
+        *args: Any,
+        no_isolate: bool,
+        time_limit: float | None,
+        memory_limit: float | None,
+        **given: Any,
+    ) -> Any:
+        limits = _limits(no_isolate, time_limit, memory_limit)
+        return function(*args, limits=limits, **given)
+
+    return cast(F, command)
+
+
+def _limits(no_isolate: bool, seconds: float | None, gib: float | None) -> Limits | None:
+    """The limits of the process that compiles; ``None`` where there is none of its own."""
+    from mlcflow.check.isolate import Limits, is_supported
+
+    limited = seconds is not None or gib is not None
+    if no_isolate and limited:
+        raise click.UsageError("--no-isolate excludes --time-limit and --memory-limit")
+    if not is_supported() and limited:
+        raise click.UsageError("--time-limit and --memory-limit need Linux")
+    if no_isolate:
+        return None
+    if not limited:
+        return usual_limits()
+    return Limits(seconds or Limits.seconds, int(gib * 2**30) if gib else None)
+
+
+def usual_limits() -> Limits | None:
+    """The limits of commands that are not told any; ``None`` where the system has none."""
+    from mlcflow.check.isolate import Limits, is_supported
+
+    return Limits() if is_supported() else None
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

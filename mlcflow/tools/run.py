@@ -11,7 +11,14 @@ from typing import Any
 import click
 
 from mlcflow.examples import EXAMPLES
-from mlcflow.tools.options import json_option, parse_pipeline, pipeline_option, target_options
+from mlcflow.tools.options import (
+    isolation_options,
+    json_option,
+    parse_pipeline,
+    pipeline_option,
+    target_options,
+    usual_limits,
+)
 
 Say = Callable[[str], None]
 
@@ -54,6 +61,7 @@ mlcflow run digits
 @click.option("--dump-dir", metavar="DIR", help="Write the IR of each stage into this directory.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the results.")
 @click.option("--quick", is_flag=True, help="Examples: train for a moment only.")
+@isolation_options
 @json_option
 def command(model: str, as_json: bool, **given: Any) -> None:
     """Run an example or the model of a file; the text of ``--help`` is above."""
@@ -74,6 +82,8 @@ def _run_example(name: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
         if given[option]:
             word = {"inputs": "input", "outputs": "output", "options": "option"}.get(option, option)
             raise click.UsageError(f"the example '{name}' has no --{word.replace('_', '-')}")
+    if given["limits"] != usual_limits():
+        raise click.UsageError(f"the example '{name}' has no limits of its own")
     from mlcflow import examples
 
     chosen = [given["pipeline"]] if given["pipeline"] else examples.PIPELINES

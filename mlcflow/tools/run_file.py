@@ -60,7 +60,10 @@ def run_file(text: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
         say("note: the model is in training mode; call model.eval() for inference")
     dump_dir = Path(given["dump_dir"]) if given["dump_dir"] else None
     example = (model.args, model.kwargs) if model.torch else ((), {})
-    executable, report = compile_and_tell(model.source, *example, pipeline, say, dump_dir=dump_dir)
+    isolate = given["limits"] or False
+    executable, report = compile_and_tell(
+        model.source, *example, pipeline, say, dump_dir=dump_dir, isolate=isolate
+    )
     if given["threads"]:
         executable.threads = given["threads"]
     if not model.torch and not model.args and not model.kwargs:
@@ -108,8 +111,11 @@ def _verify(executable: Executable, model: _Model, given: dict[str, Any], say: S
     elif executable.pipeline.name == "reference":
         return None  # nothing to compare with
     else:
+        isolate = given["limits"] or False
         target = "host" if given["target"].startswith("cuda") else given["target"]
-        reference = mlcflow.compile(model.source, target=target, pipeline="reference")
+        reference = mlcflow.compile(
+            model.source, target=target, pipeline="reference", isolate=isolate
+        )
         actual = executable(*model.args, **model.kwargs)
         expected = reference(*model.args, **model.kwargs)
         compare(_leaves(actual, False), _leaves(expected, False))
