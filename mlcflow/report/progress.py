@@ -74,13 +74,10 @@ def compile_and_tell(
             if dump_dir:
                 write_module(dump_dir / f"{len(records) - 1:02d}-{record.name}.mlir", record.module)
 
-        asked: dict[str, Any] = {
-            "verify": verify,
-            "isolate": is_supported() if isolate is None else isolate,
-        }
         executable = compile(
-            model, *args, kwargs=kwargs, pipeline=pipeline, on_stage=on_stage, **asked
-        )
+            model, *args, kwargs=kwargs, pipeline=pipeline, verify=verify, on_stage=on_stage,
+            isolate=is_supported() if isolate is None else isolate,
+        )  # fmt: skip
         end = time.perf_counter()
     say(stage_line("machine code" + (", verified" if verify else ""), end - marks[-1]))
     return executable, {
