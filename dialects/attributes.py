@@ -30,6 +30,11 @@ attribute                  on                    meaning
 ``mlcflow.scratch``        argument              memory lent to a kernel: bytes of each thread's
 ``mlcflow.memory``         module                the memory plan, see ``graph/memory.py``
 ``mlcflow.bind``           loop                  the GPU axis it is mapped to
+``mlcflow.intrinsic``      linalg operation      the instruction that computes it (``nvgpu.mma``)
+``mlcflow.stages``         linalg.copy           how many tiles of shared memory it fills ahead
+``mlcflow.swizzle``        allocation            how its rows lie in banks, see ``gpu/swizzle.py``
+``mlcflow.own``            allocation            each thread has one of its own
+``mlcflow.ordered``        loop                  waits for what it needs by itself
 ``mlcflow.constant``       argument              name of a constant array, see ``mlcflow.constants``
 ``mlcflow.constants``      module                constant arrays that host code passes to kernels
 ``mlcflow.gpu_kernels``    module                names of the kernels, by the numbers of host code

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from mlcflow.errors import MlcflowError, unknown_name
 from mlcflow.gpu.aliases import mark_distinct_arguments
 from mlcflow.gpu.assertions import report_from_kernels
+from mlcflow.gpu.async_copies import pipeline_copies
 from mlcflow.gpu.device_memory import (
     hoist_allocations,
     launch_scalars,
@@ -15,9 +17,11 @@ from mlcflow.gpu.host_calls import call_driver, link_driver
 from mlcflow.gpu.launch import map_to_launches
 from mlcflow.gpu.lower import lower_all_reduce, name_kernels, to_nvvm
 from mlcflow.gpu.ptx import kernels_to_ptx
+from mlcflow.gpu.tensor_cores import mark_swizzles, to_tensor_cores
 from mlcflow.graph.assertions import report_assertions
 from mlcflow.graph.interface import record_interface
 from mlcflow.graph.memory import plan_memory
+from mlcflow.graph.narrow_factors import narrow_factors
 from mlcflow.graph.outline import write_destinations
 from mlcflow.graph.results import copy_without_runtime
 from mlcflow.graph.rows import partition_rows
@@ -32,20 +36,27 @@ from mlcflow.schedule.lower_vectors import lower_vectors
 from mlcflow.schedule.rules import apply_rules
 from mlcflow.target import Target
 
+PRECISIONS = ("exact", "tf32")
 
-def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
+
+def pipeline(target: Target, *, fast_math: bool = True, precision: str = "exact") -> Pipeline:
     """Kernels mapped to blocks and threads, the calls of the driver that launch them.
 
     ``fast_math``: the product and the sum of ``a * b + c`` may be rounded once, and sums of
-    floating-point numbers taken in another order than the model's.
+    floating-point numbers taken in another order than the model's. ``precision``: "exact", or
+    "tf32" to multiply matrices of f32 on tensor cores, their elements rounded to 11 bits.
     """
-    rules = {name: rule for name, rule in cuda_rules().items() if fast_math or name != "rows"}
+    if precision not in PRECISIONS:
+        raise MlcflowError(unknown_name("precision", precision, PRECISIONS))
+    rules = cuda_rules(tf32=precision == "tf32")
+    rules = {name: rule for name, rule in rules.items() if fast_math or name != "rows"}
     return Pipeline(
         "cuda",
         (
             Stage(
                 "simplify",
                 *simplify(),
+                narrow_factors(target),
                 generalize_movement,
                 Pass("linalg-fold-unit-extent-dims"),
                 Pass("canonicalize"),
@@ -80,6 +91,9 @@ def launch() -> tuple[Step, ...]:
         pass_constants,
         copy_without_runtime,
         launch_scalars,
+        mark_swizzles,
+        pipeline_copies,
+        to_tensor_cores,
         Pass("convert-linalg-to-parallel-loops", on="func.func"),
         map_to_launches,
         report_from_kernels,

@@ -72,3 +72,7 @@ def _mark(kernel: gpu.GPUFuncOp, distinct: set[int]) -> None:
                 entries["llvm.noalias"] = ir.UnitAttr.get()
         attributes.append(ir.DictAttr.get(entries))
     kernel.attributes["arg_attrs"] = ir.ArrayAttr.get(attributes)
+    shared = len(list(kernel.regions[0].blocks[0].arguments)) - len(attributes)
+    align = ir.DictAttr.get({"llvm.align": ir.IntegerAttr.get(i64, ALIGNMENT)})
+    if shared:  # of the blocks; asynchronous copies fail where it is less
+        kernel.attributes["workgroup_attrib_attrs"] = ir.ArrayAttr.get([align] * shared)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mlcflow.errors import LoweringError
 from mlcflow.mlir import ir, scf, walk
-from mlcflow.schedule.labels import BIND, trip_count
+from mlcflow.schedule.labels import BIND, INTRINSIC, trip_count
 
 THREADS = 256
 """Threads of a block where a schedule leaves the number open."""
@@ -41,8 +41,12 @@ def axis_of(op: ir.OpView) -> str:
 
 
 def is_one_block(function: ir.OpView) -> bool:
-    """Whether a schedule has bound loops of a function to threads, and none to blocks."""
+    """Whether a schedule has bound loops of a function to threads, and none to blocks.
+
+    What it has mapped to a warp's instructions is work of threads, too.
+    """
     axes = {axis_of(op) for op in walk(function)} - {""}
+    axes |= {"thread.x" for op in walk(function) if INTRINSIC in op.operation.attributes}
     return bool(axes) and all(axis.startswith("thread") for axis in axes)
 
 

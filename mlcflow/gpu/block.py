@@ -167,7 +167,7 @@ def _of_the_block(body: ir.Block) -> list[memref.AllocOp]:
     found = []
     for op in body.operations:
         if isinstance(op, memref.AllocOp):
-            found.append(op)
+            found += [] if memory.OWN in op.operation.attributes else [op]
         elif not is_unit(op):
             for region in op.operation.regions:
                 for inner in region.blocks:
@@ -205,7 +205,12 @@ def _share_loop(loop: scf.ParallelOp, number: ir.Value, threads: int) -> None:
     total = math.prod(extents)
     with ir.InsertionPoint(loop), loop.location:
         limit = constant_index(total)
-        if total > threads:
+        if total > threads and total % threads == 0:
+            around = scf.ForOp(constant_index(0), limit, constant_index(threads))
+            body = around.body
+            with ir.InsertionPoint(body):  # as many rounds for each, which LLVM can see
+                position = arith.addi(around.induction_variable, number)
+        elif total > threads:
             around = scf.ForOp(number, limit, constant_index(threads))
             position, body = around.induction_variable, around.body
         else:

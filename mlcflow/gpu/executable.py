@@ -148,6 +148,11 @@ class DeviceExecutable(Executable):
                 self._driver.upload(where, address(array), port.nbytes)
         return outputs
 
+    def _find(self, name: str, arrays: list) -> Any:
+        """The array behind the name of a parameter or an input."""
+        given = {port.name: array for port, array in zip(self.inputs, arrays, strict=True)}
+        return given[name] if name in given else self.parameters[name]
+
     def assembly(self, kernel: str | None = None) -> str:
         """The PTX of all kernels, or of one."""
         return self._kernels.assembly(kernel)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mlcflow.gpu.memory import OWN
 from mlcflow.mlir import gpu, ir, scf, walk
+
+ORDERED = "mlcflow.ordered"
+"""On work that waits for what it needs by itself."""
 
 WRITES = {
     "memref.store": (1,),
@@ -53,7 +57,9 @@ def _is_memory(value: ir.Value) -> bool:
 def _is_private(buffer: ir.Value) -> bool:
     """Whether each thread has a copy of its own."""
     producer = buffer.owner
-    return not isinstance(producer, ir.Block) and producer.operation.name == "memref.alloca"
+    if isinstance(producer, ir.Block):
+        return False
+    return producer.operation.name == "memref.alloca" or OWN in producer.operation.attributes
 
 
 def writes_memory(op: ir.OpView) -> bool:
@@ -86,6 +92,9 @@ def _insert(body: ir.Block, pending: Access, is_unit: Callable[[ir.OpView], bool
     for op in list(body.operations):
         access = access_of(op)
         if access == Access():
+            continue
+        if ORDERED in op.operation.attributes:
+            pending |= access
             continue
         if pending.conflicts(access):
             _barrier_before(op)

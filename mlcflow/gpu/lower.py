@@ -17,6 +17,7 @@ def to_nvvm(*, fast_math: bool) -> tuple[Step, ...]:
     """
     return (
         Pass("lower-affine", on=KERNEL),
+        Pass("convert-nvgpu-to-nvvm", on=KERNEL),
         Pass("convert-vector-to-scf", on=KERNEL),
         Pass("convert-scf-to-cf", on=KERNEL),
         *((allow_contraction,) if fast_math else ()),

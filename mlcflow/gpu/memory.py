@@ -13,6 +13,8 @@ from mlcflow.errors import LoweringError
 from mlcflow.mlir import gpu, ir, memref, walk
 
 SHARED = "#gpu.address_space<workgroup>"
+OWN = "mlcflow.own"
+"""On an allocation of a block: each thread has one of its own."""
 SHARED_BYTES = 48 << 10
 """Shared memory of a block that a kernel may declare."""
 
@@ -23,8 +25,7 @@ def share(launch: gpu.LaunchOp, allocations: list[memref.AllocOp]) -> None:
     Raises ``LoweringError`` when that is more than a kernel may declare.
     """
     body, context = launch.regions[0].blocks[0], launch.context
-    space = ir.Attribute.parse(SHARED, context)
-    kinds = [_in_space(static(op), space) for op in allocations]
+    kinds = [in_shared_memory(static(op)) for op in allocations]
     needed = sum(size_of(kind) for kind in kinds)
     if needed > SHARED_BYTES:
         raise LoweringError(
@@ -34,21 +35,23 @@ def share(launch: gpu.LaunchOp, allocations: list[memref.AllocOp]) -> None:
         buffer = body.add_argument(kind, op.location)
         op.memref.replace_all_uses_with(buffer)
         op.operation.erase()
-        _spread(buffer, space)
+        put_views_in_shared_memory(buffer)
     i64 = ir.IntegerType.get_signless(64, context)
     launch.attributes["workgroup_attributions"] = ir.IntegerAttr.get(i64, len(allocations))
 
 
-def _spread(value: ir.Value, space: ir.Attribute) -> None:
-    """Let the views of ``value`` lie in its memory space, too."""
+def put_views_in_shared_memory(value: ir.Value) -> None:
+    """Let the views of ``value`` lie in shared memory, too."""
     for use in value.uses:
         for result in use.owner.operation.results:
             if isinstance(result.type, ir.MemRefType):
-                result.set_type(_in_space(ir.MemRefType(result.type), space))
-                _spread(result, space)
+                result.set_type(in_shared_memory(ir.MemRefType(result.type)))
+                put_views_in_shared_memory(result)
 
 
-def _in_space(kind: ir.MemRefType, space: ir.Attribute) -> ir.MemRefType:
+def in_shared_memory(kind: ir.MemRefType) -> ir.MemRefType:
+    """The same type for memory that a block shares."""
+    space = ir.Attribute.parse(SHARED, kind.context)
     return ir.MemRefType.get(kind.shape, kind.element_type, kind.layout, space)
 
 

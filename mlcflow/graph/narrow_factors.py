@@ -20,15 +20,16 @@ from mlcflow.target import Target
 
 PRODUCTS = {"linalg.matmul": linalg.matmul, "linalg.batch_matmul": linalg.batch_matmul}
 
-_WIDENING = {"bf16": "arith.extf", "i8": "arith.extsi"}
+TENSOR_CORES = {("f16", "f32"), ("bf16", "f32")}
+_WIDENING = {"f16": "arith.extf", "bf16": "arith.extf", "i8": "arith.extsi"}
 
 
 def narrow_factors(target: Target) -> Callable[[ir.Module], None]:
     """A step that lets products of f32 that was bf16 read bf16 (of i32 that was i8: read i8).
 
-    Frontends widen both factors first. The product of two bf16 is exact in f32 and the sum is in
-    f32 either way, so the step changes no value. It applies where ``target`` has dot products
-    for them and the sizes suit these: elsewhere f32 is as good or better.
+    Frontends widen both factors first. The product of two bf16, or f16, is exact in f32 and the
+    sum is in f32 either way, so the step changes no value. It applies where ``target`` has
+    instructions for them and the sizes suit these: elsewhere f32 is as good or better.
     """
 
     def read_narrow_factors(module: ir.Module) -> None:
@@ -44,18 +45,28 @@ def _narrow(op: ir.OpView, target: Target) -> None:
     start = op.operation.operands[2]
     if left is None or right is None:
         return
-    kind = str(element_type(left))
-    width = WIDTHS.get((kind, str(element_type(start))))
-    if width is None or str(element_type(right)) != kind or missing_feature(kind, target):
+    kind, result = str(element_type(left)), str(element_type(start))
+    if str(element_type(right)) != kind:
         return
     depth, columns = ir.ShapedType(left.type).shape[-1], ir.ShapedType(start.type).shape[-1]
     is_static = all(ir.ShapedType(value.type).has_static_shape for value in (left, right))
-    if not is_static or not sizes_suit(columns, depth, width):
+    if not is_static or not _suits(kind, result, columns, depth, target):
         return
     with ir.InsertionPoint(op), op.location:
         product = PRODUCTS[op.operation.name](left, right, outs=[start])
     op.results[0].replace_all_uses_with(product)
     op.operation.erase()
+
+
+def _suits(kind: str, result: str, columns: int, depth: int, target: Target) -> bool:
+    if target.kind == "cuda":  # tensor cores; rows of whole 16 bytes
+        return (kind, result) in TENSOR_CORES and columns % 8 == 0 and depth % 16 == 0
+    width = WIDTHS.get((kind, result))
+    return (
+        width is not None
+        and not missing_feature(kind, target)
+        and sizes_suit(columns, depth, width)
+    )
 
 
 def _narrower(value: ir.Value) -> ir.Value | None:

@@ -20,9 +20,10 @@ from mlcflow.mlir import func, ir, scf, walk
 BLOCK, LOOPS, LOOP, KIND = "mlcflow.block", "mlcflow.loops", "mlcflow.loop", "mlcflow.kind"
 OF = "mlcflow.of"
 PARALLEL, BIND = "mlcflow.parallel", "mlcflow.bind"
+INTRINSIC = "mlcflow.intrinsic"
 LOOP_KEYS = (LOOP, OF, KIND, PARALLEL, BIND)
 """What a loop carries; whoever replaces a loop takes it along."""
-RESERVED = frozenset({BLOCK, LOOPS, *LOOP_KEYS})
+RESERVED = frozenset({BLOCK, LOOPS, INTRINSIC, *LOOP_KEYS})
 """What schedules write."""
 LETTERS = "ijklmnopqrst"
 

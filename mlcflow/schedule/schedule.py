@@ -240,9 +240,10 @@ class Schedule:
 
     @primitive
     def tensorize(self, block: str, intrinsic: str, target: Target | None = None) -> None:
-        """Map ``block`` to ``vector.contract``, ``x86.dot`` or a function, ``library:NAME``.
+        """Map ``block`` to ``vector.contract``, ``x86.dot``, ``nvgpu.mma`` or ``library:NAME``.
 
-        ``x86.dot``: see ``schedule.dot.to_dots``; refused if a ``target`` is given that lacks it.
+        See ``schedule.dot.to_dots`` and ``schedule.mma.to_mma``; refused if a ``target`` is given
+        that lacks it.
         """
         tensorize(self, block, intrinsic, target)
 

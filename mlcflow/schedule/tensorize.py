@@ -13,13 +13,14 @@ from mlcflow.runtime.library import Library
 from mlcflow.schedule.dot import X86_DOT, to_dots
 from mlcflow.schedule.emit import clean, match_block
 from mlcflow.schedule.interpret import Handle
+from mlcflow.schedule.mma import NVGPU_MMA, NVGPU_MMA_TF32, to_mma
 from mlcflow.schedule.vectors import vectorize
 from mlcflow.target import Target
 
 if TYPE_CHECKING:
     from mlcflow.schedule.schedule import Schedule
 
-INTRINSICS = ("vector.contract", X86_DOT)
+INTRINSICS = ("vector.contract", X86_DOT, NVGPU_MMA, NVGPU_MMA_TF32)
 LIBRARY = "library:"
 
 
@@ -34,6 +35,9 @@ def tensorize(schedule: Schedule, block: str, intrinsic: str, target: Target | N
     op = schedule.block(block)
     if intrinsic == X86_DOT:
         to_dots(schedule, block, target)
+        return
+    if intrinsic in (NVGPU_MMA, NVGPU_MMA_TF32):
+        to_mma(schedule, block, intrinsic, target)
         return
     if not linalg.isa_contraction_op(op.operation):
         raise ScheduleError(f"tensorize: '{block}' ({op.operation.name}) is no contraction")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from mlcflow import plugins
 from mlcflow.pipelines.schedules import (
     contraction,
@@ -11,6 +13,7 @@ from mlcflow.pipelines.schedules import (
     cuda_elements,
     cuda_elementwise,
     cuda_rows,
+    cuda_tensor_cores,
     dot,
     elementwise,
     reduction,
@@ -33,6 +36,7 @@ CPU: dict[str, Rule] = {
 }
 
 CUDA: dict[str, Rule] = {
+    "tensor_cores": cuda_tensor_cores.rule,
     "contraction": cuda_contraction.rule,
     "rows": cuda_rows.rule,
     "elementwise": cuda_elementwise.rule,
@@ -51,6 +55,6 @@ def cpu_rules() -> dict[str, Rule]:
     return {name: plugins.find("schedules", name, taken).load() for name in found} | CPU
 
 
-def cuda_rules() -> dict[str, Rule]:
-    """The rules of pipeline ``cuda``."""
-    return dict(CUDA)
+def cuda_rules(*, tf32: bool = False) -> dict[str, Rule]:
+    """The rules of pipeline ``cuda``; with ``tf32`` f32 goes to the tensor cores as well."""
+    return CUDA | ({"tensor_cores": partial(cuda_tensor_cores.rule, tf32=True)} if tf32 else {})

@@ -6,6 +6,7 @@ from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.linalg_ops import indexing_maps
 from mlcflow.mlir import ir
 from mlcflow.pipelines.schedules.tiles import divisor
+from mlcflow.schedule.labels import Loop
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
 
@@ -27,7 +28,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     tile of up to 4 x 4 results in registers over all of ``k``. Applies to static shapes of one
     floating-point type with at least 16 rows and columns.
     """
-    if kernel.kind != "contraction" or not kernel.is_static or not _is_row_major(kernel.root):
+    if kernel.kind != "contraction" or not kernel.is_static or not is_row_major(kernel.root):
         return None
     *batch, m, n, k = kernel.loops
     depth = divisor(k, DEPTH)
@@ -47,15 +48,20 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     schedule.split(schedule.loops("root")[-1], [None, depth])
     for operand in (0, 1):
         schedule.cache_read("root", operand)
-    for loop, axis in zip(reversed(blocks), ("block.x", "block.y", "block.z"), strict=False):
-        if not loop.is_gone:
-            schedule.bind(loop, axis)
+    bind_blocks(schedule, blocks)
     for block in dict.fromkeys([*_fills(schedule), "root", write]):
         _bind_threads(schedule, block)
     step = schedule.loops("root")[-1]
     schedule.split(step, [None, STEP if depth % STEP == 0 else 1])
     schedule.vectorize("root")
     return schedule
+
+
+def bind_blocks(schedule: Schedule, loops: list[Loop]) -> None:
+    """Bind loops over tiles of the result to blocks, the innermost to the axis x."""
+    for loop, axis in zip(reversed(loops), ("block.x", "block.y", "block.z"), strict=False):
+        if not loop.is_gone:
+            schedule.bind(loop, axis)
 
 
 def _block(extent: int) -> int:
@@ -76,7 +82,7 @@ def _bind_threads(schedule: Schedule, block: str) -> None:
         schedule.bind(outer, axis)
 
 
-def _is_row_major(root: ir.OpView) -> bool:
+def is_row_major(root: ir.OpView) -> bool:
     """Whether the operands are A[.., m, k], B[.., k, n] and C[.., m, n], loops in that order."""
     maps = indexing_maps(root)
     if len(maps) != 3 or maps[0].n_dims not in (3, 4):

@@ -11,7 +11,9 @@ import ctypes
 import itertools
 from collections.abc import Sequence
 
+import cpu_warps
 import greenlet
+import numpy as np
 
 from mlcflow.gpu.lower import takes_bare_pointers
 from mlcflow.gpu.memory import size_of
@@ -42,12 +44,13 @@ class CpuKernel:
         self.kinds = [value.type for value in arguments[:count]]
         self.shared = [ir.MemRefType(value.type) for value in arguments[count:]]
         names = {op.operation.name for op in walk(function)}
-        self.waits = bool(names & {"gpu.barrier", "gpu.shuffle"})
+        self.waits = bool(names & {"gpu.barrier", "gpu.shuffle", *cpu_warps.TOGETHER})
         self._module = _as_function(function, self.name, self.shared, globals_)
         for step in to_llvm(Target.host()):
             step(self._module)
         self._engine = ExecutionEngine(self._module, opt_level=1, enable_object_dump=False)
         self._threads = _Threads()
+        self.warps = self._threads.warps
         for name, callback in self._threads.callbacks.items():
             self._engine.raw_register_runtime(name, ctypes.cast(callback, ctypes.c_void_p))
         self._engine.initialize()
@@ -116,7 +119,14 @@ class _Threads:
         self._at_barrier: list[bool] = []
         self._is_valid: list[bool] = []
         self._running = 0
+        self.warps = warps = cpu_warps.Warps(self._meet)
+        word = ctypes.c_int64
         self.callbacks = {
+            cpu_warps.LDMATRIX: ctypes.PYFUNCTYPE(word, *[word] * 3)(self._kept(warps.ldmatrix)),
+            cpu_warps.MMA: ctypes.PYFUNCTYPE(word, *[word] * 11)(self._kept(warps.mma)),
+            cpu_warps.COPY: ctypes.PYFUNCTYPE(None, *[word] * 3)(self._of_thread(warps.copy)),
+            cpu_warps.COMMIT: ctypes.PYFUNCTYPE(None)(self._of_thread(warps.commit)),
+            cpu_warps.WAIT: ctypes.PYFUNCTYPE(None, word)(self._of_thread(warps.wait)),
             BARRIER: ctypes.PYFUNCTYPE(None)(self._wait),
             VALID: ctypes.PYFUNCTYPE(ctypes.c_int64)(self._valid),
             SHUFFLE: ctypes.PYFUNCTYPE(
@@ -128,6 +138,7 @@ class _Threads:
         self._hub = greenlet.getcurrent()
         self._slots = [[(0, 0), (0, 0)] for _ in calls]
         self._turn, self._problem = 0, ""
+        self.warps.start()
         self._at_barrier = [False] * len(calls)
         self._is_valid = [False] * len(calls)
         threads = [greenlet.greenlet(call) for call in calls]
@@ -146,6 +157,34 @@ class _Threads:
                 threads[number].switch()
             if self._problem:
                 raise Divergence(self._problem)
+
+    def _kept(self, function):
+        """An exception would get lost in C: it is raised when the threads have stopped."""
+
+        def call(*words: int) -> int:
+            try:
+                return function(*words) or 0
+            except Exception as error:
+                self._problem = self._problem or f"{type(error).__name__}: {error}"
+                return self._nothing.ctypes.data
+
+        return call
+
+    _nothing = np.zeros(16, np.uint32)
+
+    def _of_thread(self, function):
+        return self._kept(lambda *words: function(self._running, *words))
+
+    def _meet(self, words: tuple[int, ...]) -> tuple[int, list[tuple[int, ...]]]:
+        """Wait until all lanes of the warp have brought their words."""
+        thread, turn = self._running, self._turn
+        self._slots[thread][turn % 2] = turn, words
+        self._hub.switch()
+        first = thread - thread % 32
+        lanes = [self._slots[n][turn % 2] for n in range(first, first + 32)]
+        if any(when != turn for when, _ in lanes):
+            raise cpu_warps.Problem("not all lanes of a warp came to what they do together")
+        return thread, [words for _, words in lanes]
 
     def _wait(self) -> None:
         self._at_barrier[self._running] = True
@@ -205,6 +244,7 @@ def _as_function(
         func.FuncOp(BARRIER, ([], []), visibility="private")
         func.FuncOp(SHUFFLE, ([i64] * 4, [i64]), visibility="private")
         func.FuncOp(VALID, ([], [i64]), visibility="private")
+        cpu_warps.declare()
         result = func.FuncOp(name, (kinds, []))
     # The body is moved, not copied: shared memory gets another type.
     copy = function.operation.clone(ip=False)
@@ -245,6 +285,8 @@ def _spread(value: ir.Value) -> None:
 
 def _replace(op: ir.OpView, ids: list[ir.Value]) -> None:
     """Operations of the gpu dialect in terms of the ids and of calls."""
+    if cpu_warps.replace(op):
+        return
     if isinstance(op, gpu.ReturnOp):
         with ir.InsertionPoint(op):
             func.ReturnOp([])

@@ -1,0 +1,227 @@
+"""How the tiles of ``mma.sync`` are spread over the threads of a warp, and how they get there.
+
+Of a 16 x 8 tile of sums, lane ``l`` holds columns ``2 (l % 4)`` and the next of rows ``l / 4`` and
+8 below; factors are held likewise, in registers of 32 bits (PTX ISA, "Matrix fragments for
+mma.m16n8k16" and "m16n8k8").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlcflow.gpu.loops import constant_index
+from mlcflow.gpu.swizzle import PIECE, swizzle_of
+from mlcflow.mlir import arith, ir, memref, nvgpu, nvvm, vector
+
+_DYNAMIC = ir.ShapedType.get_dynamic_stride_or_offset()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A view as a part of a buffer: where it begins in each dimension, and which are its own."""
+
+    buffer: ir.Value
+    begins: tuple[ir.Value | None, ...]
+    own: tuple[int, ...]
+
+    def at(self, indices: Sequence[ir.Value]) -> list[ir.Value]:
+        """The position in the buffer of an element of the view, the first of a batch."""
+        indices = [*[constant_index(0)] * (len(self.own) - len(indices)), *indices]
+        found = [begin if begin is not None else constant_index(0) for begin in self.begins]
+        for dim, index in zip(self.own, indices, strict=True):
+            begin = self.begins[dim]
+            found[dim] = index if begin is None else arith.addi(begin, index)
+        return found
+
+
+def place_of(view: ir.Value) -> Place:
+    """Where a chain of subviews ends, as far as their strides are 1."""
+    if isinstance(view.owner, ir.Block) or not isinstance(view.owner.opview, memref.SubViewOp):
+        rank = ir.MemRefType(view.type).rank
+        return Place(view, (None,) * rank, tuple(range(rank)))
+    op = view.owner.opview
+    if any(stride != 1 for stride in op.static_strides):
+        rank = ir.MemRefType(view.type).rank
+        return Place(view, (None,) * rank, tuple(range(rank)))
+    outer = place_of(op.source)
+    dynamic = iter(op.offsets)
+    offsets = [
+        next(dynamic) if offset == _DYNAMIC else constant_index(offset) if offset else None
+        for offset in op.static_offsets
+    ]
+    begins = list(outer.begins)
+    for dim, offset in zip(outer.own, offsets, strict=True):
+        if offset is not None:
+            begin = begins[dim]
+            begins[dim] = offset if begin is None else arith.addi(begin, offset)
+    shape = list(ir.MemRefType(view.type).shape)
+    kept, spare = [], len(outer.own) - len(shape)
+    for dim, size in zip(outer.own, op.static_sizes, strict=True):
+        if spare and size == 1:
+            spare -= 1
+        else:
+            kept.append(dim)
+    return Place(outer.buffer, tuple(begins), tuple(kept))
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A thread of a warp: its number, a quarter of it, and the rest."""
+
+    number: ir.Value
+    group: ir.Value
+    rest: ir.Value
+
+
+def lane(number: ir.Value) -> Lane:
+    """The lane with this number, at the insertion point."""
+    four = constant_index(4)
+    return Lane(number, arith.divui(number, four), arith.remui(number, four))
+
+
+def sums_at(who: Lane) -> list[tuple[ir.Value, ir.Value]]:
+    """Row and column of the 4 sums of a tile that a lane holds."""
+    below = _plus(who.group, 8)
+    first = arith.muli(who.rest, constant_index(2))
+    second = _plus(first, 1)
+    return [(who.group, first), (who.group, second), (below, first), (below, second)]
+
+
+def _plus(value: ir.Value, number: int) -> ir.Value:
+    return arith.addi(value, constant_index(number)) if number else value
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor of a product: a view of ``rows`` x ``columns`` elements that lie in rows.
+
+    ``across``: the reduction goes along the rows of the view, as for A[m, k] and B[n, k].
+    """
+
+    place: Place
+    element: ir.Type
+    across: bool
+
+    @property
+    def width(self) -> int:
+        """Bits of an element."""
+        return int(self.element.width)  # type: ignore[attr-defined]
+
+    def has_matrices(self) -> bool:
+        """Whether ``ldmatrix`` reads it: from shared memory, in rows of whole 16 bytes."""
+        kind = ir.MemRefType(self.place.buffer.type)
+        rows = kind.shape[-1] * self.width // 8
+        is_shared = "workgroup" in str(kind.memory_space)
+        return is_shared and rows % PIECE == 0 and (self.across or self.width == 16)
+
+    def at(self, row: ir.Value, column: ir.Value) -> list[ir.Value]:
+        """Where an element of the view lies."""
+        *outer, line, position = self.place.at([row, column])
+        swizzle = swizzle_of(self.place.buffer)
+        if swizzle is None:
+            return [*outer, line, position]
+        lanes = constant_index(PIECE * 8 // self.width)
+        piece = swizzle.place(line, arith.divui(position, lanes))
+        inside = arith.remui(position, lanes)
+        return [*outer, line, arith.addi(arith.muli(piece, lanes), inside)]
+
+    def matrices(self, row: ir.Value, column: ir.Value) -> ir.Value:
+        """Four 8 x 8 tiles (of 16 bits; 8 x 4 of 32), lane ``l`` giving where row ``l % 8`` of tile
+        ``l / 8`` begins.
+        """
+        words = 32 // self.width
+        kind = ir.VectorType.get([4, words], self.element)
+        where = self.at(row, column)
+        return nvgpu.LdMatrixOp(kind, self.place.buffer, where, not self.across, 4).res
+
+    def elements(self, at: Sequence[tuple[ir.Value, ir.Value]]) -> ir.Value:
+        """Registers of elements read one by one, at (place along the sums, place along k)."""
+        words = 32 // self.width
+        values = [
+            memref.load(self.place.buffer, self.at(*(pair if self.across else pair[::-1])))
+            for pair in at
+        ]
+        rows = [
+            vector.from_elements(ir.VectorType.get([words], self.element), values[n : n + words])
+            for n in range(0, len(values), words)
+        ]
+        return stack(rows)
+
+
+def stack(rows: Sequence[ir.Value]) -> ir.Value:
+    """Vectors as the rows of one of two dimensions."""
+    element = ir.VectorType(rows[0].type)
+    kind = ir.VectorType.get([len(rows), *element.shape], element.element_type)
+    zero = ir.FloatAttr.get(element.element_type, 0.0)
+    whole = arith.constant(kind, ir.DenseElementsAttr.get_splat(kind, zero))
+    for number, row in enumerate(rows):
+        whole = vector.insert(row, whole, [], [number])
+    return whole
+
+
+def read_left(factor: Factor, who: Lane, row: int, k: int, depth: int) -> ir.Value:
+    """The registers of a 16 x ``depth`` tile of A."""
+    if factor.has_matrices():
+        sixteen = constant_index(16)
+        line = _plus(arith.remui(who.number, sixteen), row)
+        half = arith.muli(arith.divui(who.number, sixteen), constant_index(depth // 2))
+        return factor.matrices(line, _plus(half, k))
+    at = [
+        (_plus(who.group, row + below), each)
+        for right in (0, depth // 2)
+        for below in (0, 8)
+        for each in _along_k(who, k + right, factor.width)
+    ]
+    return factor.elements(at)
+
+
+def read_right(factor: Factor, who: Lane, column: int, k: int, depth: int) -> list[ir.Value]:
+    """The registers of two ``depth`` x 8 tiles of B next to each other."""
+    if factor.has_matrices():
+        eight, sixteen = constant_index(8), constant_index(16)
+        upper = arith.divui(who.number, sixteen)
+        if factor.across:  # B[n, k]
+            line = arith.addi(arith.remui(who.number, eight), arith.muli(upper, eight))
+            half = arith.remui(arith.divui(who.number, eight), constant_index(2))
+            along = arith.muli(half, constant_index(depth // 2))
+            four = factor.matrices(_plus(line, column), _plus(along, k))
+        else:
+            line = _plus(arith.remui(who.number, sixteen), k)
+            four = factor.matrices(line, _plus(arith.muli(upper, eight), column))
+        rows = [vector.extract(four, [], [number]) for number in range(4)]
+        return [stack(rows[:2]), stack(rows[2:])]
+    found = []
+    for tile in (column, column + 8):
+        across = _plus(who.group, tile)
+        found.append(
+            factor.elements(
+                [
+                    (across, each)
+                    for down in (0, depth // 2)
+                    for each in _along_k(who, k + down, factor.width)
+                ]
+            )
+        )
+    return found
+
+
+def _along_k(who: Lane, k: int, width: int) -> list[ir.Value]:
+    """The places along k of the elements in one register."""
+    words = 32 // width
+    first = _plus(arith.muli(who.rest, constant_index(words)), k)
+    return [_plus(first, number) for number in range(words)]
+
+
+def to_tf32(registers: ir.Value) -> ir.Value:
+    """Registers of f32 rounded to the nearest numbers of 11 bits; the chip would cut them off."""
+    count = ir.VectorType(registers.type).shape[0]
+    f32 = ir.F32Type.get()
+    mode = ir.Attribute.parse("#nvvm.fp_rnd_mode<rna>")
+    rows = []
+    for number in range(count):
+        value = vector.extract(registers, [], [number, 0])
+        bits = nvvm.ConvertFloatToTF32Op(value, rnd=mode).res
+        rounded = arith.bitcast(f32, bits)
+        rows.append(vector.from_elements(ir.VectorType.get([1], f32), [rounded]))
+    return stack(rows)

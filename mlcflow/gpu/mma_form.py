@@ -1,0 +1,82 @@
+"""Contractions that the tensor cores of a GPU compute.
+
+``mma.sync`` multiplies a 16 x k tile of A by a k x 8 tile of B and adds them to 16 x 8 sums in
+f32, all of them spread over the registers of one warp (PTX ISA, "Warp-level matrix
+instructions"; sm_80 and later).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlcflow.graph.kernel import loop_extents
+from mlcflow.graph.linalg_ops import indexing_maps, payload
+from mlcflow.graph.same_operation import element_type
+from mlcflow.mlir import ir, linalg
+
+ROWS, COLUMNS = 16, 8
+"""Rows and columns of the sums of one instruction."""
+
+DEPTHS = {"f16": 16, "bf16": 16, "f32": 8}
+"""Steps of the reduction in one instruction, by element type of the factors. f32 is rounded to
+tf32: 8 bits of exponent, 11 of precision."""
+
+MOST = 512
+"""Instructions that a block becomes; more are a sign that it was not tiled."""
+
+_ARITHMETIC = frozenset(f"arith.{name}" for name in ("extf", "mulf", "addf"))
+
+
+@dataclass(frozen=True)
+class MmaForm:
+    """``C[m, n] += A[m, k] * B[k, n]`` of ``kind`` into f32; ``is_turned``: B[n, k].
+
+    ``batch``: how many loops of one iteration all three begin with.
+    """
+
+    m: int
+    n: int
+    k: int
+    kind: str
+    is_turned: bool
+    batch: int
+
+    @property
+    def depth(self) -> int:
+        """Steps of the reduction in one instruction."""
+        return DEPTHS[self.kind]
+
+    @property
+    def instructions(self) -> int:
+        """How many instructions it takes."""
+        return (self.m // ROWS) * (self.n // COLUMNS) * (self.k // self.depth)
+
+
+def mma_form(op: ir.OpView) -> MmaForm | str:
+    """How ``op`` is made of tiles of tensor cores; in words why not, if it is not."""
+    if not linalg.isa_contraction_op(op.operation) or len(op.operation.operands) != 3:
+        return f"{op.operation.name} is no contraction"
+    first, second, result = (str(element_type(value)) for value in op.operation.operands)
+    if first != second or first not in DEPTHS or result != "f32":
+        known = ", ".join(DEPTHS)
+        return f"it multiplies {first} and {second} into {result}; expected two of {known} into f32"
+    odd = [name for inner in payload(op) if (name := inner.operation.name) not in _ARITHMETIC]
+    if odd:
+        return f"it computes with {odd[0]}; expected a sum of products"
+    left, right, out = (list(each.results) for each in indexing_maps(op))
+    extents, batch = loop_extents(op), len(out) - 2
+    if batch < 0 or any(extents[loop.position] != 1 for loop in out[:batch]):
+        return f"its loops are {list(extents)}; expected one matrix: split those of a batch to 1"
+    if not left[:batch] == right[:batch] == out[:batch]:
+        return "its operands have different batches"
+    m, n = out[batch:]
+    k = left[-1]
+    is_turned = right[batch:] == [n, k]
+    if left[batch:] != [m, k] or not (is_turned or right[batch:] == [k, n]):
+        return "expected A[m, k] and B[k, n] or B[n, k] into C[m, n]"
+    sizes = rows, columns, depth = [extents[loop.position] for loop in (m, n, k)]
+    form = MmaForm(rows, columns, depth, first, is_turned, batch)
+    for size, step in zip(sizes, (ROWS, 2 * COLUMNS, form.depth), strict=True):
+        if size < 1 or size % step:
+            return f"its tile is {sizes} (m, n, k); expected multiples of {step} of {size}"
+    return form

@@ -1,0 +1,51 @@
+"""Mapping a block to the tensor cores of a GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlcflow.errors import ScheduleError
+from mlcflow.gpu.mma_form import MOST, mma_form
+from mlcflow.mlir import ir
+from mlcflow.schedule.emit import annotate, match_block
+from mlcflow.schedule.interpret import Handle
+from mlcflow.schedule.labels import INTRINSIC
+from mlcflow.target import Target
+
+if TYPE_CHECKING:
+    from mlcflow.schedule.schedule import Schedule
+
+NVGPU_MMA, NVGPU_MMA_TF32 = "nvgpu.mma", "nvgpu.mma.tf32"
+
+
+def to_mma(schedule: Schedule, block: str, intrinsic: str, target: Target | None) -> None:
+    """Let a warp compute ``block`` on tensor cores; see :meth:`Schedule.tensorize`.
+
+    The block is the tile of one warp: ``C[m, n] += A[m, k] * B[k, n]`` (or ``B[n, k]``) into f32,
+    m and n multiples of 16, k of 16 (``nvgpu.mma.tf32``: of 8). ``nvgpu.mma`` multiplies f16 or
+    bf16 exactly; ``nvgpu.mma.tf32`` rounds factors of f32 to tf32, which it says by its name.
+    The block stays what it is, and runs as such, until loops become threads. Raises
+    ``ScheduleError``.
+    """
+    problem = why_not(schedule.block(block), intrinsic, target)
+    if problem:
+        raise ScheduleError(f"tensorize: '{block}' cannot be {intrinsic}: {problem}")
+
+    def build(root: Handle) -> None:
+        annotate(match_block(root, block), INTRINSIC, ir.StringAttr.get(intrinsic))
+
+    schedule.apply("tensorize", {"block": block, "intrinsic": intrinsic}, build)
+
+
+def why_not(op: ir.OpView, intrinsic: str, target: Target | None) -> str:
+    """Why a block cannot become tiles of tensor cores; empty if it can."""
+    if target is not None and target.kind != "cuda":
+        return f"target {target} has no tensor cores"
+    form = mma_form(op)
+    if isinstance(form, str):
+        return form
+    if (form.kind == "f32") != (intrinsic == NVGPU_MMA_TF32):
+        return f"its factors are {form.kind}"
+    if form.instructions > MOST:
+        return f"it would be {form.instructions} instructions, more than {MOST}; tile it first"
+    return ""
