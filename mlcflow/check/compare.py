@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,24 @@ TOLERANCES: dict[str, tuple[float, float]] = {
     "float16": (2e-2, 2e-2),
     "bfloat16": (1e-1, 1e-1),
 }
-"""Relative and absolute tolerance by element type; other types must be equal."""
+"""Relative and absolute tolerance by element type, where nothing better is known; other types
+must be equal."""
 
 
-def compare(actual: list, expected: list) -> None:
+def compare(actual: list, expected: list, bounds: Sequence[np.ndarray | None] = ()) -> None:
     """Raise ``VerificationError`` with the worst element of each result that differs.
 
     NaN equals NaN and an infinity equals itself. Results also must have the expected shapes
-    and element types.
+    and element types. ``bounds``: how far the elements of the first results may be apart, in
+    the shape of each; ``None``, and where infinite, ``TOLERANCES``.
     """
     if len(actual) != len(expected):
         raise VerificationError(f"expected {len(expected)} results, got {len(actual)}")
+    limits = [*bounds, *[None] * (len(actual) - len(bounds))]
     problems = [
         f"result {number}: {problem}"
-        for number, (a, e) in enumerate(zip(actual, expected, strict=True))
-        if (problem := _difference(a, e))
+        for number, (a, e, limit) in enumerate(zip(actual, expected, limits, strict=True))
+        if (problem := _difference(a, e, limit))
     ]
     if problems:
         raise VerificationError(
@@ -39,7 +43,7 @@ def compare(actual: list, expected: list) -> None:
         )
 
 
-def _difference(actual: Any, expected: Any) -> str:
+def _difference(actual: Any, expected: Any, bound: np.ndarray | None) -> str:
     """What is wrong with ``actual``; empty if nothing is."""
     if not _is_array(actual) or not _is_array(expected):
         same = type(actual) is type(expected) and actual == expected
@@ -52,7 +56,10 @@ def _difference(actual: Any, expected: Any) -> str:
     with np.errstate(all="ignore"):
         same = (got == want) | ((got != got) & (want != want))  # NaN, in any type
         error = np.where(same, 0.0, np.abs(got - want))
-        excess = np.where(same, 0.0, error - (absolute + relative * np.abs(want)))
+        allowed = absolute + relative * np.abs(want)
+        if absolute and bound is not None:
+            allowed = np.where(np.isfinite(bound), bound, allowed)
+        excess = np.where(same, 0.0, error - allowed)
     # A NaN on one side only is never within the tolerance, and differences of integers may
     # overflow.
     bad = ~same & (~(excess <= 0) if absolute else True)
@@ -60,10 +67,13 @@ def _difference(actual: Any, expected: Any) -> str:
         return ""
     score = np.where(bad, np.nan_to_num(excess.astype(np.float64), nan=np.inf), -np.inf)
     worst = np.unravel_index(int(np.argmax(score)), got.shape)
+    limit = f"tolerance for {dtype}: {relative:g} relative + {absolute:g} absolute"
+    if absolute and bound is not None and np.isfinite(bound[worst]):
+        limit = f"rounding: {bound[worst]:.3g}"
     return (
         f"{int(bad.sum())} of {got.size} elements are wrong; the worst, at "
         f"{[int(i) for i in worst]}, is {got[worst]} and should be {want[worst]} "
-        f"(tolerance for {dtype}: {relative:g} relative + {absolute:g} absolute)"
+        f"({limit})"
     )
 
 

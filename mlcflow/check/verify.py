@@ -5,9 +5,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
+
 from mlcflow.check.compare import compare
+from mlcflow.check.rounding import between
 from mlcflow.runtime.dtypes import is_tensor
 from mlcflow.runtime.executable import Executable
+from mlcflow.tools.model_file import as_array
 
 
 def check_executable(
@@ -17,7 +21,8 @@ def check_executable(
 
     Compares the results, and what the model writes into its inputs and its buffers. Works on
     copies: neither the arguments nor the model are changed. An ``ExportedProgram`` knows the
-    inputs it was exported with, which are taken where none are given.
+    inputs it was exported with, which are taken where none are given. How far results may be
+    apart is what rounding can do on these inputs; see :mod:`mlcflow.check.rounding`.
     """
     import torch
     from torch.utils import _pytree as pytree
@@ -34,6 +39,7 @@ def check_executable(
         ours, theirs = copy.deepcopy((args, kwargs)), copy.deepcopy((args, kwargs))
         expected = pytree.tree_leaves(original(*theirs[0], **theirs[1]))
         actual = pytree.tree_leaves(executable(*ours[0], **ours[1]))
+        limits = _limits(executable, args, kwargs, expected)
         for name, value in before.items():
             changed = executable.parameters[name]
             actual.append(changed.clone())
@@ -41,7 +47,18 @@ def check_executable(
             changed.copy_(value)  # the model itself has not been run
         actual += [leaf for leaf in pytree.tree_leaves(ours) if is_tensor(leaf)]
         expected += [leaf for leaf in pytree.tree_leaves(theirs) if is_tensor(leaf)]
-    compare(actual, expected)
+    compare(actual, expected, limits)
+
+
+def _limits(
+    executable: Executable, args: tuple, kwargs: dict[str, Any], expected: list
+) -> list[np.ndarray]:
+    """How far the results may be apart; empty where some are no tensors."""
+    if not all(is_tensor(each) for each in expected):
+        return []
+    arrays = [as_array(each.resolve_conj().resolve_neg()) for each in expected]
+    limits = between(executable.imported, copy.deepcopy(args), copy.deepcopy(kwargs), arrays)
+    return limits if len(limits) == len(expected) else []
 
 
 def _named_tensor(model: Any, name: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from mlcflow.mlir import asm, ir
+from mlcflow.mlir import asm, clone, ir
 
 
 def flat_arguments(args: tuple, kwargs: dict[str, Any]) -> list:
@@ -33,7 +33,7 @@ class Imported:
     ``unflatten(arrays)`` gives the results the structure the model gives them. ``positional``
     says that a call without keywords is flat already; ``tensors``, that a call without inputs
     gives torch tensors. ``tell`` gives the text that decides about the module, if that is known
-    before there is one.
+    before there is one. ``trusted``: the code may call C functions that are not allowed otherwise.
     """
 
     source: ir.Module | Callable[[], ir.Module]
@@ -43,12 +43,21 @@ class Imported:
     positional: bool = True
     tensors: bool = False
     tell: Callable[[], str] | None = None
+    trusted: bool = False
+
+    @cached_property
+    def original(self) -> ir.Module:
+        """The module as it was imported, which nothing changes.
+
+        Raises ``ImportModelError`` if it is made now.
+        """
+        return self.source if isinstance(self.source, ir.Module) else self.source()
 
     @cached_property
     def module(self) -> ir.Module:
-        """The module, which a pipeline changes. Raises ``ImportModelError`` if it is made now."""
-        return self.source if isinstance(self.source, ir.Module) else self.source()
+        """The module, which a pipeline changes; raises like ``original``."""
+        return clone(self.original)
 
     def identity(self) -> str:
         """A text that is equal for equal modules; empty if none is known."""
-        return self.tell() if self.tell else asm(self.module)
+        return self.tell() if self.tell else asm(self.original)

@@ -20,6 +20,7 @@ from mlcflow.runtime.machine_code import MachineCode, describe
 from mlcflow.runtime.stored import StoredProgram
 
 if TYPE_CHECKING:
+    from mlcflow.check.certificate import Certificate
     from mlcflow.report.assembly import HotLoop
     from mlcflow.report.memory import Memory
     from mlcflow.report.profile import Profile
@@ -47,7 +48,7 @@ class Executable:
     ) -> None:
         functions, self._messages, self._most_threads = describe(program)
         ports = functions["main"]
-        self._stages, self.pipeline = stages, pipeline
+        self._stages, self.pipeline, self.imported = stages, pipeline, imported
         self.parameters: Mapping[str, Any] = imported.parameters
         self.inputs = [port for port in ports if port.role == "input"]
         self.outputs = [port for port in ports if port.role == "output"]
@@ -249,7 +250,9 @@ class Executable:
             if port.role == "output":
                 outputs.append(value)
             else:
-                overwrite(self._find(port.name, arrays), value, port)
+                names = [each.name for each in self.inputs]
+                place = dict(zip(names, arrays, strict=True)) | dict(self.parameters)
+                overwrite(place[port.name], value, port)
         return outputs
 
     @property
@@ -259,13 +262,6 @@ class Executable:
             p.name for p, _ in self._results if p.role == "mutates" and p.name in self.parameters
         ]
 
-    def _find(self, name: str, arrays: list) -> Any:
-        """The array behind the name of a parameter or an input."""
-        for port, array in zip(self.inputs, arrays, strict=True):
-            if port.name == name:
-                return array
-        return self.parameters[name]
-
     def assembly(self, kernel: str | None = None) -> str:
         """The instructions of one function, or of all. Compiles the module once more.
 
@@ -273,9 +269,8 @@ class Executable:
         """
         from mlcflow.report import assembly
 
-        if kernel is not None:
-            return str(assembly.find(self, kernel))
-        return "\n\n".join(map(str, assembly.functions(self).values()))
+        every = [assembly.find(self, kernel)] if kernel else assembly.functions(self).values()
+        return "\n\n".join(map(str, every))
 
     def hot_loop(self, kernel: str) -> HotLoop:
         """What the innermost loop of a kernel consists of; like :meth:`assembly` otherwise."""
@@ -294,6 +289,12 @@ class Executable:
         from mlcflow.report.memory import memory
 
         return memory(self)
+
+    def certificate(self, *args: Any, **kwargs: Any) -> Certificate:
+        """How far results and kernels are from float64, and how far they may be; see there."""
+        from mlcflow.check.certificate import certificate
+
+        return certificate(self, args, kwargs)
 
     def __repr__(self) -> str:
         ports = "; ".join(map(str, [*self.inputs, *self.outputs]))
