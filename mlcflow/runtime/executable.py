@@ -250,9 +250,8 @@ class Executable:
             if port.role == "output":
                 outputs.append(value)
             else:
-                names = [each.name for each in self.inputs]
-                place = dict(zip(names, arrays, strict=True)) | dict(self.parameters)
-                overwrite(place[port.name], value, port)
+                given = dict(zip((p.name for p in self.inputs), arrays, strict=True))
+                overwrite({**given, **self.parameters}[port.name], value, port)
         return outputs
 
     @property
