@@ -17,6 +17,8 @@ DEPTH = 16
 """Steps of the reduction for which the tiles of the operands are in shared memory."""
 MOST_BLOCKS = 65535
 """Blocks of a grid along y and z."""
+STAGES = 3
+"""Tiles of each operand in shared memory: one in use, two on their way."""
 STEP = 4
 """Steps that a thread does at once: 16 bytes of a row of A."""
 
@@ -24,8 +26,9 @@ STEP = 4
 def rule(kernel: Kernel, target: Target) -> Schedule | None:
     """``C[b, m, n] += A[b, m, k] * B[b, k, n]`` with its epilogue; ``b`` may be missing.
 
-    A block copies tiles of A and B to shared memory, part by part of ``k``; a thread keeps a
-    tile of up to 4 x 4 results in registers over all of ``k``. Applies to static shapes of one
+    A block copies tiles of A and B to shared memory, part by part of ``k``, ahead of their use
+    where rows are whole 16 bytes; a thread keeps a tile of up to 4 x 4 results in registers over
+    all of ``k``. Applies to static shapes of one
     floating-point type with at least 16 rows and columns.
     """
     if kernel.kind != "contraction" or not kernel.is_static or not is_row_major(kernel.root):
@@ -37,6 +40,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     if min(m, n) < 16 or depth < 4 or (batch and batch[0] > MOST_BLOCKS):
         return None
     rows, columns = _block(m), _block(n)
+    lanes = target.lanes(64 if "f64" in kernel.element_types else 32)
     schedule = Schedule(kernel)
     blocks = schedule.tile_and_fuse(
         schedule.final, [*[1 for _ in batch], rows, columns], overlap=True
@@ -46,8 +50,10 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     # With an epilogue, which writes the result, the product has memory of its own anyway.
     write = schedule.cache_write("root") if schedule.final == "root" else schedule.final
     schedule.split(schedule.loops("root")[-1], [None, depth])
-    for operand in (0, 1):
-        schedule.cache_read("root", operand)
+    copies = [schedule.cache_read("root", operand) for operand in (0, 1)]
+    if not any(size % lanes for size in (depth, k, n, columns)):  # rows of whole 16 bytes
+        for copy in copies:
+            schedule.annotate(copy, "stages", str(STAGES))
     bind_blocks(schedule, blocks)
     for block in dict.fromkeys([*_fills(schedule), "root", write]):
         _bind_threads(schedule, block)

@@ -1,15 +1,17 @@
 // RUN: mlcflow opt %s --pipeline=cuda --target=cuda:sm_90 --until=launch | filecheck %s
 
-// Tiles of the operands in shared memory, of the result in memory of the thread; the threads wait
-// twice in each part of the reduction, and nowhere else.
+// Tiles of the operands in shared memory, three of each, of the result in memory of the thread; the
+// threads wait once in each part of the reduction, and nowhere else.
 // CHECK-LABEL: func.func private @matmul_add
 // CHECK-SAME: mlcflow.rule = "contraction"
 // CHECK: gpu.launch {{.*}} in (%{{.*}} = %c2, %{{.*}} = %c2, {{.*}} threads({{.*}}) in (%{{.*}} = %c16, %{{.*}} = %c16
-// CHECK-SAME: workgroup(%[[A:.*]] : memref<64x16xf32, #gpu.address_space<workgroup>>, %[[B:.*]] : memref<16x64xf32, #gpu.address_space<workgroup>>)
+// CHECK-SAME: workgroup(%[[A:.*]] : memref<3x64x16xf32, #gpu.address_space<workgroup>>, %[[B:.*]] : memref<3x16x64xf32, #gpu.address_space<workgroup>>)
 // CHECK: %[[ACC:.*]] = memref.alloca() : memref<4x4xf32>
 // CHECK-NOT: gpu.barrier
-// CHECK: scf.for
-// CHECK-COUNT-2: gpu.barrier
+// CHECK: scf.for {{.*}} iter_args
+// CHECK: nvvm.cp.async.wait.group 1
+// CHECK-NEXT: gpu.barrier
+// CHECK-COUNT-2: nvgpu.device_async_copy
 // CHECK-NOT: gpu.barrier
 // CHECK: memref.store
 func.func @main(%x: tensor<128x96xf32>, %w: tensor<96x128xf32>, %b: tensor<128xf32>) -> tensor<128x128xf32> {
