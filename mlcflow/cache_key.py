@@ -36,6 +36,7 @@ def cache_key(
         return None
     facts = {
         "model": hashlib.sha256(identity.encode()).hexdigest(),
+        "trusted": imported.trusted,
         "pipeline": [pipeline, sorted((name, repr(value)) for name, value in options.items())],
         "target": asdict(target),
         "processor": [sys.platform, platform.machine(), *host_processor()],

@@ -20,6 +20,7 @@ from mlcflow.runtime import object_code
 from mlcflow.runtime.cache import Cache, Refused
 from mlcflow.runtime.executable import Executable
 from mlcflow.runtime.stored import StoredProgram, from_bytes, libraries_of
+from mlcflow.runtime.symbols import refuse_symbols
 from mlcflow.target import Target
 
 log = logging.getLogger("mlcflow")
@@ -129,6 +130,8 @@ def _load(
     try:
         if not program.parameters <= set(imported.parameters):
             raise ExecutionError("the model does not have its parameters")
+        if not imported.trusted:
+            refuse_symbols(program.symbols)
         if libraries_of(f"library_{name}" for name in program.libraries) != program.libraries:
             raise ExecutionError("a library function has changed")
         return Executable(program, imported, stages, built, threads)

@@ -17,6 +17,7 @@ from mlcflow.gpu.host_calls import has_kernels
 from mlcflow.isolated import compile_here, compile_isolated
 from mlcflow.pipeline import Pipeline, StageRecord
 from mlcflow.runtime.executable import Executable
+from mlcflow.runtime.symbols import refuse_module
 from mlcflow.target import Target
 
 
@@ -32,6 +33,7 @@ def compile(
     verify: bool = True,
     cache: bool | str | Path = True,
     isolate: bool | Limits = False,
+    trusted: bool = False,
     on_stage: Callable[[StageRecord], None] | None = None,
 ) -> Executable:
     """Compile a model for a target; the host by default.
@@ -44,10 +46,11 @@ def compile(
     ``cache``: take the code from an earlier process that compiled the same, and keep it for a
     later one (``False``: do not; a directory: there); see docs/cache.md. ``isolate``: compile in
     a process of its own, within limits, so that a crash is a ``LoweringError``; docs/isolation.md.
+    ``trusted``: MLIR may hold the LLVM dialect and call any C function; see SECURITY.md.
     Raises ``ImportModelError``, ``LoweringError``, ``ExecutionError`` or ``VerificationError``.
     """
     keywords = dict(kwargs or {})
-    imported = read_model(model, example_inputs, keywords, dynamic_shapes)
+    imported = read_model(model, example_inputs, keywords, dynamic_shapes, trusted=trusted)
     built = build_pipeline(pipeline, target, options)
 
     def check(executable: Executable) -> None:
@@ -106,5 +109,7 @@ def load(
 ) -> Executable:
     """Run the pipeline (from stage ``start``) and load the machine code."""
     stages = pipeline.run(imported.module, start=start, on_stage=on_stage)
+    if not imported.trusted:
+        refuse_module(imported.module)
     loaded = DeviceExecutable if has_kernels(imported.module) else Executable
     return loaded(imported.module, imported, stages, pipeline, threads)

@@ -27,6 +27,7 @@ from mlcflow.mlir import ir
 from mlcflow.pipeline import Pipeline, StageRecord, Stages
 from mlcflow.runtime.machine_code import store
 from mlcflow.runtime.stored import StoredProgram, from_bytes
+from mlcflow.runtime.symbols import refuse_module
 
 OnStage = Callable[[StageRecord], None]
 
@@ -46,6 +47,8 @@ class Compiled:
 def compile_here(imported: Imported, built: Pipeline) -> Compiled:
     """Compile in this process."""
     stages = built.run(imported.module)
+    if not imported.trusted:
+        refuse_module(imported.module)
     return Compiled(store(imported.module, built.opt_level), stages, lambda: imported.module)
 
 
@@ -62,6 +65,8 @@ def compile_isolated(
     def work(trail: _Trail) -> bytes:
         module, program = make(), b""
         built.run(module, keep=False, on_stage=trail.leave)
+        if not imported.trusted:
+            refuse_module(module)
         if not has_kernels(module):
             program = store(module, built.opt_level).to_bytes()
         trail.write("last.mlirbc", module)

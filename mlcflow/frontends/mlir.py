@@ -10,19 +10,29 @@ from mlcflow.announce import IMPORT, PARSE, entering
 from mlcflow.errors import ImportModelError
 from mlcflow.failure import source_lines
 from mlcflow.frontends import Imported
+from mlcflow.frontends.untrusted import refuse_source
 from mlcflow.mlir import ir
 
 
-def import_mlir(source: str | bytes | Path) -> Imported:
+def import_mlir(source: str | bytes | Path, *, trusted: bool = False) -> Imported:
     """MLIR text, bytecode, or the path of a file of either, as a model.
 
     It must hold a public ``func.func @main``. It is parsed when the module is asked for, which
-    raises ``ImportModelError``, or ``OSError`` for a file that cannot be read.
+    raises ``ImportModelError``, or ``OSError`` for a file that cannot be read. One that is not
+    ``trusted`` must keep to the dialects of ``mlcflow.frontends.untrusted``.
     """
-    return Imported(lambda: _parse(source), tell=lambda: _digest(source))
+
+    def make() -> ir.Module:
+        module = read_mlir(source)
+        if not trusted:
+            refuse_source(module)
+        return module
+
+    return Imported(make, tell=lambda: _digest(source), trusted=trusted)
 
 
-def _parse(source: str | bytes | Path) -> ir.Module:
+def read_mlir(source: str | bytes | Path) -> ir.Module:
+    """The module of a text, of bytecode, or of a file; raises like :func:`import_mlir`."""
     entering(IMPORT, PARSE, source)
     try:
         return mlir.parse_file(source) if isinstance(source, Path) else mlir.parse(source)

@@ -18,19 +18,22 @@ def read_model(
     args: tuple = (),
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
+    *,
+    trusted: bool = False,
 ) -> Imported:
-    """The model as it enters a pipeline; a torch model is lowered when its module is asked for.
+    """The model as it enters a pipeline; it is parsed or lowered when its module is asked for.
 
+    ``trusted``: it may hold and call what only the code of somebody who is known may.
     Raises ``ImportModelError``, and ``MlcflowError`` for what is no model.
     """
     if isinstance(model, Imported):
         return model
     if isinstance(model, ir.Module):
-        return Imported(clone(model))
+        return Imported(clone(model), trusted=trusted)
     if isinstance(model, TensorFunction):
         return import_tensor_function(model, args)
     if isinstance(model, str | bytes | Path):
-        return import_mlir(model)
+        return import_mlir(model, trusted=trusted)
     if not callable(model) and not hasattr(model, "graph_signature"):
         raise MlcflowError(
             "model: expected a torch.nn.Module, a function of tensors, an ExportedProgram, a "

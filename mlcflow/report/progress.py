@@ -47,6 +47,7 @@ def compile_and_tell(
     dump_dir: Path | None = None,
     verify: bool = False,
     isolate: bool | Limits | None = None,
+    trusted: bool = False,
 ) -> tuple[Executable, dict[str, Any]]:
     """``mlcflow.compile`` that gives ``say`` a line for each thing it did.
 
@@ -76,7 +77,7 @@ def compile_and_tell(
 
         executable = compile(
             model, *args, kwargs=kwargs, pipeline=pipeline, verify=verify, on_stage=on_stage,
-            isolate=is_supported() if isolate is None else isolate,
+            isolate=is_supported() if isolate is None else isolate, trusted=trusted,
         )  # fmt: skip
         end = time.perf_counter()
     say(stage_line("machine code" + (", verified" if verify else ""), end - marks[-1]))

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +16,23 @@ from mlcflow.runtime.interface import Port, read_interface, read_threads
 from mlcflow.runtime.libraries import load_symbols
 from mlcflow.runtime.object_code import link_object
 from mlcflow.runtime.stored import StoredProgram, libraries_of
-
-ASSERTION_FAILED = "mlcflow_assertion_failed"
-"""Symbol that generated code calls with the number of an assertion that does not hold."""
+from mlcflow.runtime.symbols import (
+    ASSERTION_FAILED,
+    external_symbols,
+    is_in_process,
+    process,
+    standard_addresses,
+)
 
 USE_THREADS = "mlcflow_use_threads"
 """Symbol of the function that says in how many threads parallel loops run."""
 
 _TRANSLATED = ("llvm.", "omp.", "builtin.module")
-_COMPILER_RUNTIMES = ("gcc_s", "clang_rt.builtins")
-
-
-@cache
-def _process() -> ctypes.CDLL:
-    """The symbols of this process: the C library, its mathematics."""
-    return ctypes.CDLL("msvcrt") if sys.platform == "win32" else ctypes.CDLL(None)
-
-
-@cache
-def _compiler_runtime() -> ctypes.CDLL | None:
-    """The library of conversions that processors lack, such as ``__truncdfhf2``."""
-    for name in _COMPILER_RUNTIMES:
-        path = ctypes.util.find_library(name)
-        if path:
-            return ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-    return None
 
 
 def free(address: int) -> None:
     """Release memory that generated code allocated."""
-    release = _process().free
+    release = process().free
     release.argtypes, release.restype = [ctypes.c_void_p], None
     release(address)
 
@@ -75,7 +59,9 @@ class MachineCode:
             exports = [f"_mlir_ciface_{name}" for name in program.functions]
             exports += [USE_THREADS] if program.is_parallel else []
             packed = {name: f"_mlir_{name}" for name in exports}  # takes an array of pointers
-            find, self._owner = link_object(program.code, packed.values(), linked)
+            imports = _addresses(program.symbols, linked)
+            find, library = link_object(program.code, packed.values(), imports)
+            self._owner = library, linked
             self._lookup = lambda name: find(packed[name])
         else:
             self._has_parallel_loops = USE_THREADS in ir.SymbolTable(program.operation)
@@ -101,6 +87,17 @@ class MachineCode:
         arguments = (ctypes.c_void_p * 2)(ctypes.addressof(count), ctypes.addressof(fork))
         entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._lookup(USE_THREADS))
         entry(ctypes.addressof(arguments))
+
+
+def _addresses(symbols: Iterable[str], linked: Mapping[str, Any]) -> dict[str, int]:
+    """Where the functions lie that a program calls: those that it may, and those it names.
+
+    The process has others, which an object file that was tampered with must not find.
+    """
+    named = {name: getattr(process(), name) for name in symbols if hasattr(process(), name)}
+    functions = {**named, **linked}.items()
+    own = {name: ctypes.cast(f, ctypes.c_void_p).value or 0 for name, f in functions}
+    return standard_addresses() | own
 
 
 def _compile(
@@ -174,16 +171,6 @@ def _not_compiled(module: ir.Module, error: RuntimeError) -> str:
     return f"LLVM could not compile the module: {error}"
 
 
-def external_symbols(module: ir.Module) -> list[str]:
-    """The C functions that a module in the LLVM dialect calls and does not define."""
-    names = [
-        ir.StringAttr(op.attributes["sym_name"]).value
-        for op in module.body.operations
-        if isinstance(op, llvm.LLVMFuncOp) and not op.body.blocks
-    ]
-    return [name for name in names if not name.startswith("llvm.")]
-
-
 def link(
     symbols: Iterable[str],
     on_assertion: Callable[[int], None],
@@ -193,20 +180,12 @@ def link(
 
     The process has the others. Raises ``ExecutionError`` that lists those that nobody has.
     """
-    found = load_symbols([name for name in symbols if not _has(name)], on_error)
+    found = load_symbols([name for name in symbols if not is_in_process(name)], on_error)
     if ASSERTION_FAILED in symbols:
         found[ASSERTION_FAILED] = ctypes.CFUNCTYPE(None, ctypes.c_int64)(on_assertion)
-    missing = [name for name in symbols if name not in found and not _has(name)]
+    missing = [name for name in symbols if name not in found and not is_in_process(name)]
     if missing:
         raise ExecutionError(
             f"the module calls functions that this process does not have: {', '.join(missing)}"
         )
     return found
-
-
-def _has(name: str) -> bool:
-    """Whether the process can resolve ``name``; loads the compiler's runtime if it must."""
-    if hasattr(_process(), name):
-        return True
-    runtime = _compiler_runtime()
-    return runtime is not None and hasattr(runtime, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -39,24 +38,29 @@ def host_processor() -> tuple[str, str]:
 
 
 def link_object(
-    code: bytes, exports: Iterable[str], imports: Mapping[str, Any]
+    code: bytes, exports: Iterable[str], imports: Mapping[str, int]
 ) -> tuple[Callable[[str], int], Any]:
     """Load an object file.
 
-    ``exports`` are the functions to be found in it; ``imports`` those that it calls and the
-    process does not have, as ctypes function pointers. Returns the address of an export by
-    name, and what must be kept for as long as the code may run. Raises ``ExecutionError`` for
-    an object that does not link.
+    ``exports`` are the functions to be found in it; ``imports`` the addresses of those that it
+    may call: it finds no others. Returns the address of an export by name, and what must be
+    kept for as long as the code may run. Raises ``ExecutionError`` for an object that does not
+    link.
     """
     from llvmlite import binding
 
-    builder = binding.JITLibraryBuilder().add_object_img(code).add_current_process()
+    number = next(_numbers)
+    offered = binding.JITLibraryBuilder()
+    for name, address in imports.items():
+        offered.import_symbol(name, address)
+    # A library of its own: a program may have a function of the same name, and finds that.
+    kept = offered.link(_compiler(), f"mlcflow{number}offered")
+    builder = binding.JITLibraryBuilder().add_object_img(code)
+    builder.add_jit_library(f"mlcflow{number}offered")
     for name in exports:
         builder.export_symbol(name)
-    for name, function in imports.items():
-        builder.import_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
     try:
-        library = builder.link(_compiler(), f"mlcflow{next(_numbers)}")
+        library = builder.link(_compiler(), f"mlcflow{number}")
     except RuntimeError as error:
         raise ExecutionError(f"the object file does not link: {error}") from error
-    return library.__getitem__, (library, imports)
+    return library.__getitem__, (library, kept)

@@ -230,10 +230,10 @@ class _Work:
 
     def _process(self, source: str | bytes | Path) -> str:
         from mlcflow import mlir
-        from mlcflow.frontends.mlir import import_mlir
+        from mlcflow.frontends.mlir import read_mlir
         from mlcflow.runtime.machine_code import compile_object
 
-        module = import_mlir(source).module
+        module = read_mlir(source)
         self.transform(module)
         text = mlir.asm(module, locations=self.locations).rstrip("\n") + "\n"
         if self.machine_code is not None:

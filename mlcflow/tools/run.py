@@ -61,6 +61,11 @@ mlcflow run digits
 @click.option("--dump-dir", metavar="DIR", help="Write the IR of each stage into this directory.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the results.")
 @click.option("--quick", is_flag=True, help="Examples: train for a moment only.")
+@click.option(
+    "--trusted",
+    is_flag=True,
+    help="Let FILE.mlir hold LLVM dialect and call any C function: it can do what you can.",
+)
 @isolation_options
 @json_option
 def command(model: str, as_json: bool, **given: Any) -> None:
@@ -78,7 +83,16 @@ def command(model: str, as_json: bool, **given: Any) -> None:
 
 
 def _run_example(name: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
-    for option in ("inputs", "outputs", "options", "repeat", "threads", "memory", "no_verify"):
+    for option in (
+        "inputs",
+        "outputs",
+        "options",
+        "repeat",
+        "threads",
+        "memory",
+        "no_verify",
+        "trusted",
+    ):
         if given[option]:
             word = {"inputs": "input", "outputs": "output", "options": "option"}.get(option, option)
             raise click.UsageError(f"the example '{name}' has no --{word.replace('_', '-')}")

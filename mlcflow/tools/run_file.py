@@ -60,9 +60,9 @@ def run_file(text: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
         say("note: the model is in training mode; call model.eval() for inference")
     dump_dir = Path(given["dump_dir"]) if given["dump_dir"] else None
     example = (model.args, model.kwargs) if model.torch else ((), {})
-    isolate = given["limits"] or False
+    asked = {"isolate": given["limits"] or False, "trusted": given["trusted"]}
     executable, report = compile_and_tell(
-        model.source, *example, pipeline, say, dump_dir=dump_dir, isolate=isolate
+        model.source, *example, pipeline, say, dump_dir=dump_dir, **asked
     )
     if given["threads"]:
         executable.threads = given["threads"]
@@ -111,11 +111,9 @@ def _verify(executable: Executable, model: _Model, given: dict[str, Any], say: S
     elif executable.pipeline.name == "reference":
         return None  # nothing to compare with
     else:
-        isolate = given["limits"] or False
+        asked = {"isolate": given["limits"] or False, "trusted": given["trusted"]}
         target = "host" if given["target"].startswith("cuda") else given["target"]
-        reference = mlcflow.compile(
-            model.source, target=target, pipeline="reference", isolate=isolate
-        )
+        reference = mlcflow.compile(model.source, target=target, pipeline="reference", **asked)
         actual = executable(*model.args, **model.kwargs)
         expected = reference(*model.args, **model.kwargs)
         compare(_leaves(actual, False), _leaves(expected, False))

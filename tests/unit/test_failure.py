@@ -140,7 +140,7 @@ def test_missing_functions_are_all_listed() -> None:
     }
     """
     with pytest.raises(mlcflow.ExecutionError, match="no_such_function, nor_this"):
-        mlcflow.compile(text, pipeline="reference")
+        mlcflow.compile(text, pipeline="reference", trusted=True)
 
 
 @pytest.mark.parametrize("model", [None, 3, [1, 2]])
