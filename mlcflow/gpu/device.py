@@ -17,14 +17,17 @@ from mlcflow.gpu.ptx import ptx_of
 from mlcflow.mlir import clone, gpu, ir
 from mlcflow.runtime.frame import address
 
-_CALLED = (
+CALLED = (
     "cuLaunchKernel",
     "cuMemcpyDtoHAsync_v2",
     "cuStreamSynchronize",
     "cuMemAlloc_v2",
     "cuMemFree_v2",
 )
-_STREAM, _ERROR, _KERNEL, _FIRST = 5, 6, 7, 8  # words of the table, see host.mlir
+"""The functions of the driver that host code calls."""
+_STREAM, _ERROR, _KERNEL, FIRST = 5, 6, 7, 8
+"""Words of the table, see host.mlir: behind the functions the stream, the first error, the kernel
+that it is of, and all kernels."""
 
 
 class DeviceMemory:
@@ -63,14 +66,14 @@ class Kernels:
         self.ptx = ptx = ptx_of(module)
         if self.names and not ptx:
             raise ExecutionError("the module launches kernels, and holds no PTX for them")
-        self._table = (ctypes.c_uint64 * (_FIRST + len(self.names)))()
-        for number, name in enumerate(_CALLED):
+        self._table = (ctypes.c_uint64 * (FIRST + len(self.names)))()
+        for number, name in enumerate(CALLED):
             self._table[number] = driver.address_of(name)
         if ptx:
             handle = driver.load_module(ptx)
             weakref.finalize(self, driver.unload_module, handle).atexit = False
             for number, name in enumerate(self.names):
-                self._table[_FIRST + number] = driver.find_kernel(handle, name)
+                self._table[FIRST + number] = driver.find_kernel(handle, name)
 
     def bind(self, entry: Callable[[int], None]) -> None:
         """Hand the table to the host code, by its function ``mlcflow_gpu_bind``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mlcflow.gpu.device import DeviceMemory, Kernels, upload, upload_constants, 
 from mlcflow.gpu.driver import open_driver
 from mlcflow.gpu.frame import DeviceFrame
 from mlcflow.gpu.host_calls import BIND
+from mlcflow.gpu.save import save
 from mlcflow.mlir import ir
 from mlcflow.pipeline import Pipeline, Stages
 from mlcflow.runtime.arguments import as_tensor, overwrite
@@ -52,6 +54,7 @@ class DeviceExecutable(Executable):
         self._driver.enter()
         functions, self._messages, self._most_threads = describe(module)
         self._stages, self.pipeline, self.imported = stages, pipeline, imported
+        self._program = module
         self.parameters: Mapping[str, Any] = imported.parameters
         self._tensors, self._unflatten = imported.tensors, imported.unflatten
         self._flatten_arguments = imported.flatten
@@ -156,6 +159,10 @@ class DeviceExecutable(Executable):
     def assembly(self, kernel: str | None = None) -> str:
         """The PTX of all kernels, or of one."""
         return self._kernels.assembly(kernel)
+
+    def save(self, folder: str | Path) -> None:
+        """Write what another machine needs to run the model; see ``mlcflow.gpu.save``."""
+        save(self._program, self.parameters, folder)
 
     def hot_loop(self, kernel: str) -> HotLoop:
         """Not for kernels on a device; raises ``MlcflowError``."""

@@ -47,7 +47,7 @@ module {
   }
 
   // The arguments of the kernel are %count words of 8 bytes at %words; the driver wants an array
-  // of their addresses.
+  // of their addresses. It ends in a null, by which a recorder knows how many there are.
   llvm.func @mlcflow_gpu_launch(%kernel: i64, %gx: i64, %gy: i64, %gz: i64, %bx: i64, %by: i64,
                                 %bz: i64, %words: i64, %count: i64) {
     %zero = llvm.mlir.constant(0 : i64) : i64
@@ -57,7 +57,10 @@ module {
     %shared = llvm.mlir.constant(0 : i32) : i32
     %extra = llvm.mlir.zero : !llvm.ptr
     %base = llvm.inttoptr %words : i64 to !llvm.ptr
-    %addresses = llvm.alloca %count x !llvm.ptr : (i64) -> !llvm.ptr
+    %slots = llvm.add %count, %one : i64
+    %addresses = llvm.alloca %slots x !llvm.ptr : (i64) -> !llvm.ptr
+    %last = llvm.getelementptr %addresses[%count] : (!llvm.ptr, i64) -> !llvm.ptr, !llvm.ptr
+    llvm.store %extra, %last : !llvm.ptr, !llvm.ptr
     llvm.br ^test(%zero : i64)
   ^test(%n: i64):
     %more = llvm.icmp "slt" %n, %count : i64
