@@ -24,6 +24,7 @@ from mlcflow.graph.scratch import (
     separate_iterations,
     separate_values,
 )
+from mlcflow.graph.streams import stream_results
 from mlcflow.graph.transposes import fold_transposes
 from mlcflow.graph.unit_loops import generalize_unit_products
 from mlcflow.graph.unused_results import drop_unused_results
@@ -56,14 +57,7 @@ def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
                 multiply_powers_out,
                 narrow_factors(target),
                 *images(fast_math=fast_math),
-                generalize_movement,
-                generalize_unit_products,
-                # Loops of one iteration hide what an operation is: a row is no matrix.
-                Pass("linalg-fold-unit-extent-dims"),
-                sink_expansions,
-                fold_transposes,
-                Pass("canonicalize"),
-                Pass("cse"),
+                *fold_shapes(),
             ),
             Stage(
                 "kernels",
@@ -80,7 +74,13 @@ def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
                 prepare_panels,
             ),
             Stage("bufferize", *to_memory(target)),
-            Stage("vectors", lower_vectors, expand_math(target), lower_dots(target)),
+            Stage(
+                "vectors",
+                lower_vectors,
+                expand_math(target),
+                lower_dots(target),
+                stream_results(target),
+            ),
             Stage("loops", call_libraries, *loops()),
             Stage("threads", run_in_threads(target)),
             Stage("llvm", *to_llvm(target, fast_math=fast_math)),
@@ -95,6 +95,20 @@ def images(*, fast_math: bool) -> tuple[Step, ...]:
         *([fold_batch_norm] if fast_math else []),
         channels_last,
         Pass("refback-generalize-tensor-concat", on="func.func"),
+        Pass("cse"),
+    )
+
+
+def fold_shapes() -> tuple[Step, ...]:
+    """Operations without loops of one iteration, and without transposes that they can read."""
+    return (
+        generalize_movement,
+        generalize_unit_products,
+        # Loops of one iteration hide what an operation is: a row is no matrix.
+        Pass("linalg-fold-unit-extent-dims"),
+        sink_expansions,
+        fold_transposes,
+        Pass("canonicalize"),
         Pass("cse"),
     )
 

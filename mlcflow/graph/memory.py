@@ -18,7 +18,7 @@ SCRATCH = "mlcflow.scratch"
 """The attribute of an allocation, or an argument of a kernel, that is lent to a kernel; on an
 argument, with the bytes of each thread's piece, where each has one."""
 
-_VIEWS = frozenset(
+VIEWS = frozenset(
     f"memref.{name}"
     for name in (
         "cast",
@@ -238,7 +238,7 @@ def touches(value: ir.Value, number: dict[ir.OpView, int]) -> set[int] | None:
             }
             pending += aliases - seen
             seen |= aliases
-            if op.name not in _VIEWS:
+            if op.name not in VIEWS:
                 while op.opview not in number:
                     op = op.parent
                 found.add(number[op.opview])

@@ -9,9 +9,27 @@ import numpy as np
 
 from mlcflow.errors import ExecutionError
 from mlcflow.runtime.dtypes import is_tensor, torch_module
-from mlcflow.runtime.frame import Frame
+from mlcflow.runtime.frame import ALIGNED_BYTES, Frame, Layout, aligned_array, row_major_strides
 from mlcflow.runtime.interface import Port
 from mlcflow.runtime.machine_code import free
+
+
+def tabulate(layout: Layout, torch: Any) -> tuple[list[tuple], list[tuple]]:
+    """What a call needs to know of each input, and of each result that it allocates."""
+    inputs: list[tuple] = []
+    results: list[tuple] = []
+    for port, start in zip(layout.ports, layout.starts, strict=True):
+        tensor_type = getattr(torch, port.dtype, None)
+        if port.role == "input":
+            # A complex tensor may be conjugated in name only: never the short way.
+            short = None if port.numpy.kind == "c" else tensor_type
+            mask = port.numpy.alignment - 1
+            inputs.append((port, start, mask, port.shape, port.numpy, short))
+        elif port.role in ("output", "mutates") and not port.returned:
+            strides = tuple(row_major_strides(port.shape))
+            make = aligned_array if port.nbytes >= ALIGNED_BYTES else np.empty
+            results.append((start, port.shape, strides, port.numpy, tensor_type, make))
+    return inputs, results
 
 
 def accept(port: Port, start: int, value: Any, frame: Frame, sizes: dict[str, int]) -> Any:

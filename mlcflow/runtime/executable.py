@@ -13,9 +13,9 @@ from mlcflow.errors import ExecutionError
 from mlcflow.frontends import Imported
 from mlcflow.mlir import ir
 from mlcflow.pipeline import Pipeline, Stages
-from mlcflow.runtime.arguments import accept, as_tensor, overwrite, release, take
+from mlcflow.runtime.arguments import accept, as_tensor, overwrite, release, tabulate, take
 from mlcflow.runtime.dtypes import torch_module
-from mlcflow.runtime.frame import Frame, Layout, address, aligned, array_address, row_major_strides
+from mlcflow.runtime.frame import Frame, Layout, address, aligned_array, array_address
 from mlcflow.runtime.machine_code import MachineCode, describe
 from mlcflow.runtime.stored import StoredProgram
 
@@ -97,18 +97,7 @@ class Executable:
         """Look up in advance what a call needs, so that it only compares and writes words."""
         self._torch = torch = torch_module()
         self._tensor_class: Any = None
-        self._arguments: list[tuple] = []
-        self._allocated: list[tuple] = []
-        for port, start in zip(self._layout.ports, self._layout.starts, strict=True):
-            tensor_type = getattr(torch, port.dtype, None)
-            if port.role == "input":
-                # A complex tensor may be conjugated in name only: never the short way.
-                short = None if port.numpy.kind == "c" else tensor_type
-                mask = port.numpy.alignment - 1
-                self._arguments.append((port, start, mask, port.shape, port.numpy, short))
-            elif port.role in ("output", "mutates") and not port.returned:
-                strides = tuple(row_major_strides(port.shape))
-                self._allocated.append((start, port.shape, strides, port.numpy, tensor_type))
+        self._arguments, self._allocated = tabulate(self._layout, torch)
         if torch is not None:
             self._tensor_class, self._strided = torch.Tensor, torch.strided
             self._empty, self._cpu = torch.empty_strided, torch.device("cpu")
@@ -121,7 +110,7 @@ class Executable:
         layout = self._prepare_layout
         prepared = [port for port in layout.ports if port.role == "prepared"]
         held = dict(self.parameters) | {
-            port.name: aligned(port.nbytes).view(port.numpy).reshape(port.shape)
+            port.name: aligned_array(port.shape, port.numpy)
             for port in prepared
             if not port.returned
         }
@@ -203,13 +192,13 @@ class Executable:
         if tensors and self._torch is None:
             self._tabulate()  # PyTorch was imported after this executable was made
         results = []
-        for start, shape, strides, dtype, torch_dtype in self._allocated:
+        for start, shape, strides, dtype, torch_dtype, make in self._allocated:
             if tensors:
                 # Twice as fast as torch.empty with a dtype.
                 result = self._empty(shape, strides, dtype=torch_dtype, device=self._cpu)
                 words[start] = words[start + 1] = result.data_ptr()
             else:
-                result = np.empty(shape, dtype)
+                result = make(shape, dtype)
                 words[start] = words[start + 1] = array_address(result)
             results.append(result)
         return results

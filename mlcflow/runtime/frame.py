@@ -7,6 +7,7 @@ and jumps, which costs a microsecond; building descriptors anew costs a hundred.
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,8 @@ from mlcflow.runtime.interface import Port
 
 WORD = 8
 ALIGNMENT = 64
+ALIGNED_BYTES = 1 << 20
+"""Arrays of results from this size on start at a multiple of ``ALIGNMENT``; the rest need not."""
 
 
 def aligned(nbytes: int) -> np.ndarray:
@@ -24,6 +27,11 @@ def aligned(nbytes: int) -> np.ndarray:
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
     skip = -raw.ctypes.data % ALIGNMENT
     return raw[skip : skip + nbytes]
+
+
+def aligned_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array that starts at a multiple of ``ALIGNMENT``, of undefined contents."""
+    return aligned(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
 
 def address(array: Any) -> int:
