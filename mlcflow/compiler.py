@@ -14,10 +14,9 @@ from mlcflow.frontends import Imported
 from mlcflow.frontends.model import read_model
 from mlcflow.gpu.executable import DeviceExecutable
 from mlcflow.gpu.host_calls import has_kernels
-from mlcflow.isolated import compile_here, compile_isolated
+from mlcflow.isolated import check_lowered, compile_here, compile_isolated
 from mlcflow.pipeline import Pipeline, StageRecord
 from mlcflow.runtime.executable import Executable
-from mlcflow.runtime.symbols import refuse_module
 from mlcflow.target import Target
 
 
@@ -109,7 +108,6 @@ def load(
 ) -> Executable:
     """Run the pipeline (from stage ``start``) and load the machine code."""
     stages = pipeline.run(imported.module, start=start, on_stage=on_stage)
-    if not imported.trusted:
-        refuse_module(imported.module)
+    check_lowered(imported.module, imported)
     loaded = DeviceExecutable if has_kernels(imported.module) else Executable
     return loaded(imported.module, imported, stages, pipeline, threads)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlcflow import mlir
 from mlcflow.announce import IMPORT, MACHINE_CODE, PARSE, PASS_PIPELINE
-from mlcflow.errors import LoweringError
+from mlcflow.errors import LoweringError, MlcflowError
 from mlcflow.mlir import ir
 from mlcflow.passes import Pass
 
@@ -30,6 +30,8 @@ def describe(
     """
     diagnostics = list(getattr(error, "error_diagnostics", []))
     reason = str(error).split("\n  operation: ")[0]  # what follows is said below
+    if not isinstance(error, ir.MLIRError | MlcflowError | ValueError):
+        reason = f"{type(error).__name__}: {reason}"  # without it, many say little
     return LoweringError(
         f"pipeline '{pipeline.name}', stage '{stage}', step '{step}' failed"
         + ("" if diagnostics else f": {reason}"),

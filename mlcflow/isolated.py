@@ -25,6 +25,7 @@ from mlcflow.frontends import Imported
 from mlcflow.gpu.host_calls import has_kernels
 from mlcflow.mlir import ir
 from mlcflow.pipeline import Pipeline, StageRecord, Stages
+from mlcflow.runtime.interface import check_ports, read_interface
 from mlcflow.runtime.machine_code import store
 from mlcflow.runtime.stored import StoredProgram, from_bytes
 from mlcflow.runtime.symbols import refuse_module
@@ -44,11 +45,18 @@ class Compiled:
     module: Callable[[], ir.Module]
 
 
+def check_lowered(module: ir.Module, imported: Imported) -> None:
+    """Raise ``ExecutionError`` for a lowered module that cannot, or must not, be loaded."""
+    if not imported.trusted:
+        refuse_module(module)
+    if not has_kernels(module):  # their constants are parameters that only the module knows
+        check_ports(read_interface(module)[0], imported.parameters)
+
+
 def compile_here(imported: Imported, built: Pipeline) -> Compiled:
     """Compile in this process."""
     stages = built.run(imported.module)
-    if not imported.trusted:
-        refuse_module(imported.module)
+    check_lowered(imported.module, imported)
     return Compiled(store(imported.module, built.opt_level), stages, lambda: imported.module)
 
 
@@ -65,8 +73,7 @@ def compile_isolated(
     def work(trail: _Trail) -> bytes:
         module, program = make(), b""
         built.run(module, keep=False, on_stage=trail.leave)
-        if not imported.trusted:
-            refuse_module(module)
+        check_lowered(module, imported)
         if not has_kernels(module):
             program = store(module, built.opt_level).to_bytes()
         trail.write("last.mlirbc", module)

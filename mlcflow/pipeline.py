@@ -167,7 +167,7 @@ def _run_stage(
             with module.context, ir.Location.unknown():
                 step(module)
                 module.operation.verify()
-        except (ir.MLIRError, MlcflowError, ValueError) as error:
+        except Exception as error:
             raise describe(error, pipeline, stage.name, name, before) from error
         steps.append((name, time.perf_counter() - step_begin))
         if debug >= 2:

@@ -42,6 +42,8 @@ def read_mlir(source: str | bytes | Path) -> ir.Module:
             for d in error.error_diagnostics
         )
         raise ImportModelError(f"this is not a valid MLIR module:\n  {messages}") from error
+    except (RuntimeError, ValueError) as error:  # what MLIR says of wrong bytes may be no text
+        raise ImportModelError(f"this is not a valid MLIR module: {error}") from error
 
 
 def _digest(source: str | bytes | Path) -> str:

@@ -126,7 +126,8 @@ def compile_object(module: ir.Module, opt_level: int) -> bytes:
     linked = link(external_symbols(module), lambda number: None, lambda error: None)
     engine = _compile(module, opt_level, linked, dump=True)
     # Code is generated when a symbol is first asked for.
-    engine.raw_lookup("_mlir_ciface_main")
+    if not engine.raw_lookup("_mlir_ciface_main"):
+        raise ExecutionError("LLVM could not compile the module: it has no code for @main")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.o"
         engine.dump_to_object_file(str(path))

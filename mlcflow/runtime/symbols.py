@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from functools import cache
 from itertools import product
+from typing import Any
 
 from mlcflow.errors import ExecutionError, PluginError
 from mlcflow.mlir import ir, llvm, walk
@@ -156,7 +157,7 @@ def refuse_module(module: ir.Module) -> None:
         )
 
 
-def _declared(module: ir.Module, kind: type) -> list[str]:
+def _declared(module: ir.Module, kind: Any) -> list[str]:
     """The names of the functions, or of the variables, that the module does not define."""
     return [
         ir.StringAttr(op.attributes["sym_name"]).value
