@@ -59,15 +59,15 @@ def _cells(row: KernelProfile) -> list[str]:
         str(row.calls),
         duration(row.seconds),
         f"{row.share:.1%}",
-        _scaled(row.flops, 1000, ("", " k", " M", " G", " T")) if row.flops else "",
-        _scaled(row.bytes, 1024, (" B", " KiB", " MiB", " GiB")) if row.bytes else "",
+        scaled(row.flops, 1000, ("", " k", " M", " G", " T")) if row.flops else "",
+        scaled(row.bytes, 1024, (" B", " KiB", " MiB", " GiB")) if row.bytes else "",
         f"{row.gflops:.1f}" if row.flops else "",
         f"{row.gigabytes:.1f}" if row.bytes else "",
         roofline,
     ]
 
 
-def _scaled(value: float, step: int, units: tuple[str, ...]) -> str:
+def scaled(value: float, step: int, units: tuple[str, ...]) -> str:
     """Three digits and a unit: ``2.15 G``."""
     number, unit = value, units[0]
     for unit in units:

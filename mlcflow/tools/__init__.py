@@ -22,6 +22,7 @@ COMMANDS = {
     "opt": "mlcflow.tools.opt",
     "pipelines": "mlcflow.tools.pipelines",
     "bench": "mlcflow.tools.bench",
+    "report": "mlcflow.tools.report",
     "cache": "mlcflow.tools.cache",
     "doctor": "mlcflow.tools.doctor",
 }
