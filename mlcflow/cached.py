@@ -131,7 +131,7 @@ def _load(
         if not program.parameters <= set(imported.parameters):
             raise ExecutionError("the model does not have its parameters")
         if not imported.trusted:
-            refuse_symbols(program.symbols)
+            refuse_symbols(object_code.undefined_symbols(program.code))
         if libraries_of(f"library_{name}" for name in program.libraries) != program.libraries:
             raise ExecutionError("a library function has changed")
         return Executable(program, imported, stages, built, threads)

@@ -27,8 +27,9 @@ from mlcflow.mlir import ir
 from mlcflow.pipeline import Pipeline, StageRecord, Stages
 from mlcflow.runtime.interface import check_ports, read_interface
 from mlcflow.runtime.machine_code import store
+from mlcflow.runtime.object_code import undefined_symbols
 from mlcflow.runtime.stored import StoredProgram, from_bytes
-from mlcflow.runtime.symbols import refuse_module
+from mlcflow.runtime.symbols import refuse_module, refuse_symbols
 
 OnStage = Callable[[StageRecord], None]
 
@@ -45,6 +46,14 @@ class Compiled:
     module: Callable[[], ir.Module]
 
 
+def stored(module: ir.Module, imported: Imported, built: Pipeline) -> StoredProgram:
+    """A lowered module, compiled. Raises ``ExecutionError`` for what must not be loaded."""
+    program = store(module, built.opt_level)
+    if not imported.trusted:  # LLVM is told of functions in more ways than we know
+        refuse_symbols(undefined_symbols(program.code))
+    return program
+
+
 def check_lowered(module: ir.Module, imported: Imported) -> None:
     """Raise ``ExecutionError`` for a lowered module that cannot, or must not, be loaded."""
     if not imported.trusted:
@@ -57,7 +66,7 @@ def compile_here(imported: Imported, built: Pipeline) -> Compiled:
     """Compile in this process."""
     stages = built.run(imported.module)
     check_lowered(imported.module, imported)
-    return Compiled(store(imported.module, built.opt_level), stages, lambda: imported.module)
+    return Compiled(stored(imported.module, imported, built), stages, lambda: imported.module)
 
 
 def compile_isolated(
@@ -75,7 +84,7 @@ def compile_isolated(
         built.run(module, keep=False, on_stage=trail.leave)
         check_lowered(module, imported)
         if not has_kernels(module):
-            program = store(module, built.opt_level).to_bytes()
+            program = stored(module, imported, built).to_bytes()
         trail.write("last.mlirbc", module)
         added = {k: v for k, v in imported.parameters.items() if k not in before}
         return Parcel(program, added).to_bytes()

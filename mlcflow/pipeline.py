@@ -167,6 +167,8 @@ def _run_stage(
             with module.context, ir.Location.unknown():
                 step(module)
                 module.operation.verify()
+        except MemoryError:
+            raise  # says nothing about the step
         except Exception as error:
             raise describe(error, pipeline, stage.name, name, before) from error
         steps.append((name, time.perf_counter() - step_begin))

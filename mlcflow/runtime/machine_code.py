@@ -21,7 +21,6 @@ from mlcflow.runtime.symbols import (
     external_symbols,
     is_in_process,
     process,
-    standard_addresses,
 )
 
 USE_THREADS = "mlcflow_use_threads"
@@ -59,9 +58,7 @@ class MachineCode:
             exports = [f"_mlir_ciface_{name}" for name in program.functions]
             exports += [USE_THREADS] if program.is_parallel else []
             packed = {name: f"_mlir_{name}" for name in exports}  # takes an array of pointers
-            imports = _addresses(program.symbols, linked)
-            find, library = link_object(program.code, packed.values(), imports)
-            self._owner = library, linked
+            find, self._owner = link_object(program.code, packed.values(), linked)
             self._lookup = lambda name: find(packed[name])
         else:
             self._has_parallel_loops = USE_THREADS in ir.SymbolTable(program.operation)
@@ -87,17 +84,6 @@ class MachineCode:
         arguments = (ctypes.c_void_p * 2)(ctypes.addressof(count), ctypes.addressof(fork))
         entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._lookup(USE_THREADS))
         entry(ctypes.addressof(arguments))
-
-
-def _addresses(symbols: Iterable[str], linked: Mapping[str, Any]) -> dict[str, int]:
-    """Where the functions lie that a program calls: those that it may, and those it names.
-
-    The process has others, which an object file that was tampered with must not find.
-    """
-    named = {name: getattr(process(), name) for name in symbols if hasattr(process(), name)}
-    functions = {**named, **linked}.items()
-    own = {name: ctypes.cast(f, ctypes.c_void_p).value or 0 for name, f in functions}
-    return standard_addresses() | own
 
 
 def _compile(

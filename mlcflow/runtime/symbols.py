@@ -56,7 +56,7 @@ def _conversions() -> set[str]:
     return found | {f"__{name}{a}3" for name in arithmetic for a in ("sf", "df", "tf")}
 
 
-STANDARD = MATH | _POINTERS | _MEMORY | _conversions()
+STANDARD = MATH | _POINTERS | _MEMORY | _conversions() | {"_GLOBAL_OFFSET_TABLE_"}
 """All that code may call without being told: also what LLVM itself makes calls of."""
 
 _INTRINSICS = (
@@ -100,19 +100,6 @@ def is_in_process(name: str) -> bool:
         return True
     runtime = compiler_runtime()
     return runtime is not None and hasattr(runtime, name)
-
-
-@cache
-def standard_addresses() -> dict[str, int]:
-    """Where those of ``STANDARD`` lie that this process has."""
-    found = {}
-    for name in sorted(STANDARD):
-        for library in (process(), compiler_runtime()):
-            if library is not None and hasattr(library, name):
-                pointer = ctypes.cast(getattr(library, name), ctypes.c_void_p)
-                found[name] = pointer.value or 0
-                break
-    return found
 
 
 def external_symbols(module: ir.Module) -> list[str]:
