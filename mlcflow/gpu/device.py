@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,13 +34,21 @@ that it is of, and all kernels."""
 class DeviceMemory:
     """Bytes on a device, freed with the object.
 
-    ``address`` is given for memory that the program has allocated.
+    ``address`` is given for memory that the program has allocated. With a ``stream``, the memory
+    is there for what is asked of that stream, until all of it is done.
     """
 
-    def __init__(self, driver: Driver, nbytes: int, address: int = 0) -> None:
-        self.address, self.nbytes = address or driver.allocate(nbytes), nbytes
+    def __init__(
+        self, driver: Driver, nbytes: int, address: int = 0, stream: int | None = None
+    ) -> None:
+        self.nbytes = nbytes
+        if stream is None:
+            self.address, free = address or driver.allocate(nbytes), driver.free
+        else:
+            self.address = driver.allocate_on(stream, nbytes)
+            free = partial(driver.free_on, stream)
         # Not when Python ends: the driver may have gone before.
-        weakref.finalize(self, driver.free, self.address).atexit = False
+        weakref.finalize(self, free, self.address).atexit = False
 
     def data_ptr(self) -> int:
         """The address, under the name that PyTorch gives it."""
@@ -80,6 +89,10 @@ class Kernels:
         table = ctypes.c_void_p(ctypes.addressof(self._table))
         packed = (ctypes.c_void_p * 1)(ctypes.addressof(table))
         entry(ctypes.addressof(packed))
+
+    def on(self, stream: int) -> None:
+        """Let the host code launch on ``stream`` from now on."""
+        self._table[_STREAM] = stream
 
     def assembly(self, name: str | None = None) -> str:
         """PTX of all kernels, or of one. Raises ``MlcflowError`` for a name that is none."""

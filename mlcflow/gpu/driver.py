@@ -18,13 +18,19 @@ FUNCTIONS = (
     "cuInit", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetAttribute",
     "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuModuleLoadDataEx", "cuModuleUnload",
     "cuModuleGetFunction", "cuMemAlloc_v2", "cuMemFree_v2", "cuMemcpyHtoDAsync_v2",
-    "cuMemcpyDtoHAsync_v2", "cuMemsetD8Async", "cuStreamSynchronize", "cuLaunchKernel",
+    "cuMemcpyDtoHAsync_v2", "cuMemcpyDtoDAsync_v2", "cuMemsetD8Async", "cuLaunchKernel",
+    "cuMemAllocAsync", "cuMemFreeAsync", "cuStreamCreate", "cuStreamDestroy_v2",
+    "cuStreamSynchronize", "cuStreamBeginCapture_v2", "cuStreamEndCapture",
+    "cuGraphInstantiateWithFlags", "cuGraphLaunch", "cuGraphDestroy", "cuGraphExecDestroy",
+    "cuEventCreate", "cuEventRecord", "cuEventDestroy_v2", "cuStreamWaitEvent",
     "cuGetErrorName", "cuGetErrorString",
 )  # fmt: skip
 """What mlcflow calls of the driver."""
 
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76  # CUdevice_attribute
 _L2_BYTES, _SHARED_BYTES = 38, 97
+_NON_BLOCKING = 1  # CUstream_flags: does not wait for the default stream
+_RELAXED = 2  # CUstreamCaptureMode: other threads may go on
 _ERROR_LOG, _ERROR_LOG_BYTES = 5, 6  # CUjit_option
 
 
@@ -199,3 +205,78 @@ class Driver:
     def wait(self, stream: int = 0) -> None:
         """Wait for all that was asked of the stream."""
         self._call("cuStreamSynchronize", ctypes.c_void_p(stream))
+
+    def copy(self, address: int, source: int, nbytes: int, stream: int = 0) -> None:
+        """Copy within the device."""
+        if nbytes:
+            self._call(
+                "cuMemcpyDtoDAsync_v2",
+                ctypes.c_uint64(address),
+                ctypes.c_uint64(source),
+                ctypes.c_size_t(nbytes),
+                ctypes.c_void_p(stream),
+            )
+
+    def allocate_on(self, stream: int, nbytes: int) -> int:
+        """Memory that is there for what is asked of ``stream`` from now on."""
+        pointer = ctypes.c_uint64()
+        size = ctypes.c_size_t(max(1, nbytes))
+        self._call("cuMemAllocAsync", ctypes.byref(pointer), size, ctypes.c_void_p(stream))
+        return pointer.value
+
+    def free_on(self, stream: int, address: int) -> None:
+        """Give memory back when what was asked of ``stream`` is done."""
+        self._call("cuMemFreeAsync", ctypes.c_uint64(address), ctypes.c_void_p(stream))
+
+    def create_stream(self) -> int:
+        """A stream of its own, which does not wait for others."""
+        stream = ctypes.c_void_p()
+        self._call("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(_NON_BLOCKING))
+        return stream.value or 0
+
+    def destroy_stream(self, stream: int) -> None:
+        """Give a stream back."""
+        self._call("cuStreamDestroy_v2", ctypes.c_void_p(stream))
+
+    def begin_capture(self, stream: int) -> None:
+        """Record what is asked of ``stream`` instead of doing it."""
+        self._call("cuStreamBeginCapture_v2", ctypes.c_void_p(stream), ctypes.c_int(_RELAXED))
+
+    def end_capture(self, stream: int) -> int:
+        """What was recorded, ready to be launched."""
+        graph, handle = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
+        flags = ctypes.c_uint64(0)
+        self._call("cuGraphInstantiateWithFlags", ctypes.byref(handle), graph, flags)
+        self._call("cuGraphDestroy", graph)
+        return handle.value or 0
+
+    def abandon_capture(self, stream: int) -> None:
+        """End a recording that went wrong; the driver answers by an error that is known."""
+        graph = ctypes.c_void_p()
+        self._functions["cuStreamEndCapture"](ctypes.c_void_p(stream), ctypes.byref(graph))
+
+    def launch_graph(self, handle: int, stream: int) -> None:
+        """Do what was recorded."""
+        self._call("cuGraphLaunch", ctypes.c_void_p(handle), ctypes.c_void_p(stream))
+
+    def destroy_graph(self, handle: int) -> None:
+        """Give a recording back."""
+        self._call("cuGraphExecDestroy", ctypes.c_void_p(handle))
+
+    def record_event(self, stream: int) -> int:
+        """A mark in ``stream``, to wait for or to measure from."""
+        event = ctypes.c_void_p()
+        self._call("cuEventCreate", ctypes.byref(event), ctypes.c_uint(0))
+        self._call("cuEventRecord", event, ctypes.c_void_p(stream))
+        return event.value or 0
+
+    def wait_for_event(self, stream: int, event: int) -> None:
+        """Let ``stream`` go on when the mark has been reached."""
+        self._call(
+            "cuStreamWaitEvent", ctypes.c_void_p(stream), ctypes.c_void_p(event), ctypes.c_uint(0)
+        )
+
+    def destroy_event(self, event: int) -> None:
+        """Give a mark back."""
+        self._call("cuEventDestroy_v2", ctypes.c_void_p(event))

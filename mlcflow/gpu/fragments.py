@@ -106,7 +106,7 @@ class Factor:
     @property
     def width(self) -> int:
         """Bits of an element."""
-        return int(self.element.width)  # type: ignore[attr-defined]
+        return int(self.element.width)
 
     def has_matrices(self) -> bool:
         """Whether ``ldmatrix`` reads it: from shared memory, in rows of whole 16 bytes."""

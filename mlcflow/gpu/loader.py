@@ -97,8 +97,8 @@ class Model:
         driver.enter()
         self._module = ctypes.c_void_p()
         text = (folder / "kernels.ptx").read_bytes()
-        name = ctypes.byref(self._module), ctypes.c_char_p(text)
-        driver("cuModuleLoadDataEx", *name, ctypes.c_uint(0), None, None)
+        source = ctypes.byref(self._module), ctypes.c_char_p(text)
+        driver("cuModuleLoadDataEx", *source, ctypes.c_uint(0), None, None)
         tensors = read_tensors(folder / "tensors.safetensors")
         self._held: dict[str, int] = {}
         for name, array in tensors.items():

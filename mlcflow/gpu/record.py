@@ -71,7 +71,7 @@ class Recorder:
 
     def _launch(self, kernel: int, *rest: Any) -> int:
         *sizes, _, _, arguments, _ = rest
-        words = []
+        words: list[int] = []
         while arguments[len(words)]:  # host code ends the list by 0
             words.append(ctypes.c_uint64.from_address(arguments[len(words)]).value)
         self._launches.append(

@@ -53,7 +53,7 @@ def accept(port: Port, start: int, value: Any, frame: Frame, sizes: dict[str, in
         raise ExecutionError(f"{port}: expected {port.dtype}, got {dtype}")
     shape = tuple(value.shape)
     if shape != port.shape:
-        _check_shape(port, shape, sizes)
+        check_shape(port, shape, sizes)
         frame.set_shape(start, shape)
     return _without_gaps(value, port)
 
@@ -66,7 +66,8 @@ def _without_gaps(value: Any, port: Port) -> Any:
     return np.asarray(np.require(value, requirements=("C", "A")))
 
 
-def _check_shape(port: Port, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+def check_shape(port: Port, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+    """Raise ``ExecutionError`` unless ``port`` takes the shape; ``sizes`` as in :func:`accept`."""
     fits = len(shape) == len(port.shape) and all(
         want in (-1, size) for want, size in zip(port.shape, shape, strict=False)
     )

@@ -7,6 +7,8 @@ refuse is refused: memory that was freed, copies beyond an end, kernels that the
 from __future__ import annotations
 
 import ctypes
+import functools
+import itertools
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
 
 import numpy as np
@@ -15,12 +17,14 @@ from cpu_kernels import POISON, CpuKernel, compile_kernels
 from mlcflow.mlir import ir
 
 NO_MEMORY, INVALID, NOT_FOUND, ILLEGAL_ADDRESS, LAUNCH_FAILED = 2, 1, 500, 700, 719
+CAPTURING = 900
 NAMES = {
     NO_MEMORY: "CUDA_ERROR_OUT_OF_MEMORY",
     INVALID: "CUDA_ERROR_INVALID_VALUE",
     NOT_FOUND: "CUDA_ERROR_NOT_FOUND",
     ILLEGAL_ADDRESS: "CUDA_ERROR_ILLEGAL_ADDRESS",
     LAUNCH_FAILED: "CUDA_ERROR_LAUNCH_FAILED",
+    CAPTURING: "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
 }
 ATTRIBUTES = {16: 132, 75: 9, 76: 0, 38: 50 << 20, 97: 227 << 10}  # those of an H100
 
@@ -38,6 +42,10 @@ class FakeDriver:
         self.memory: dict[int, np.ndarray] = {}
         self.kernels: dict[str, CpuKernel] = {}
         self.ptx = ""
+        self.streams: list[int] = []  # of the kernels that were launched
+        self.capturing: dict[int, list] = {}
+        self.graphs: dict[int, list] = {}
+        self._handles = itertools.count(0xE0)
         self._names: list[str] = []
         self._texts: dict[int, bytes] = {}
         self._names_of_errors: dict[int, bytes] = {}  # alive while C points there
@@ -110,6 +118,54 @@ class FakeDriver:
     def _cuMemFree_v2(self, address) -> int:
         return 0 if self.memory.pop(address, None) is not None else INVALID
 
+    def _cuMemAllocAsync(self, address, nbytes, stream) -> int:
+        return self._cuMemAlloc_v2(address, nbytes)
+
+    def _cuMemFreeAsync(self, address, stream) -> int:
+        return self._cuMemFree_v2(address)
+
+    def _cuStreamCreate(self, stream, flags) -> None:
+        stream[0] = next(self._handles)
+
+    def _cuStreamSynchronize(self, stream) -> int:
+        return CAPTURING if stream in self.capturing else 0
+
+    def _cuStreamBeginCapture_v2(self, stream, mode) -> int:
+        if not stream:  # the default stream cannot
+            return CAPTURING
+        self.capturing[stream] = []
+        return 0
+
+    def _cuStreamEndCapture(self, stream, graph) -> None:
+        graph[0] = next(self._handles)
+        self.graphs[graph[0]] = self.capturing.pop(stream)
+
+    def _cuGraphInstantiateWithFlags(self, made, graph, flags) -> None:
+        made[0] = next(self._handles)
+        self.graphs[made[0]] = self.graphs[graph]
+
+    def _cuGraphLaunch(self, graph, stream) -> int:
+        for ask in self.graphs[graph]:
+            code = ask()
+            if code:
+                return code
+        return 0
+
+    def _cuGraphDestroy(self, graph) -> None:
+        del self.graphs[graph]
+
+    def _cuGraphExecDestroy(self, graph) -> None:
+        del self.graphs[graph]
+
+    def _cuEventCreate(self, event, flags) -> None:
+        event[0] = next(self._handles)
+
+    def _cuMemcpyDtoDAsync_v2(self, address, source, nbytes, stream) -> int:
+        if not self._holds(address, nbytes) or not self._holds(source, nbytes):
+            return INVALID
+        ctypes.memmove(address, source, nbytes)
+        return 0
+
     def _cuMemcpyHtoDAsync_v2(self, address, source, nbytes, stream) -> int:
         if not self._holds(address, nbytes):
             return INVALID
@@ -117,12 +173,18 @@ class FakeDriver:
         return 0
 
     def _cuMemcpyDtoHAsync_v2(self, target, address, nbytes, stream) -> int:
+        if stream in self.capturing:
+            return CAPTURING
         if not self._holds(address, nbytes):
             return INVALID
         ctypes.memmove(target, address, nbytes)
         return 0
 
     def _cuMemsetD8Async(self, address, value, nbytes, stream) -> int:
+        if stream in self.capturing:
+            again = functools.partial(self._cuMemsetD8Async, address, value, nbytes, None)
+            self.capturing[stream].append(again)
+            return 0
         if not self._holds(address, nbytes):
             return INVALID
         ctypes.memset(address, value, nbytes)
@@ -142,7 +204,18 @@ class FakeDriver:
         for kind, word in zip(kernel.kinds, words, strict=False):
             if kernel.bare and isinstance(kind, ir.MemRefType) and not self._holds(word, 1):
                 return ILLEGAL_ADDRESS
-        kernel(words, (gx, gy, gz), (bx, by, bz))
+        ask = functools.partial(self._run, name, words, (gx, gy, gz), (bx, by, bz), stream)
+        if stream in self.capturing:
+            self.calls.pop()
+            self.capturing[stream].append(ask)
+            return 0
+        self.calls.pop()
+        return ask()
+
+    def _run(self, name, words, grid, block, stream) -> int:
+        self.calls.append(f"launch {name}")
+        self.streams.append(stream or 0)
+        self.kernels[name](words, grid, block)
         return 0
 
     def _cuGetErrorName(self, code, text) -> int:
@@ -180,6 +253,21 @@ SIGNATURES = {
     "cuMemcpyDtoHAsync_v2": [c_void_p, c_uint64, c_size_t, c_void_p],
     "cuMemsetD8Async": [c_uint64, c_ubyte, c_size_t, c_void_p],
     "cuStreamSynchronize": [c_void_p],
+    "cuMemcpyDtoDAsync_v2": [c_uint64, c_uint64, c_size_t, c_void_p],
+    "cuMemAllocAsync": [POINTER(c_uint64), c_size_t, c_void_p],
+    "cuMemFreeAsync": [c_uint64, c_void_p],
+    "cuStreamCreate": [POINTER(c_void_p), c_uint],
+    "cuStreamDestroy_v2": [c_void_p],
+    "cuStreamWaitEvent": [c_void_p, c_void_p, c_uint],
+    "cuStreamBeginCapture_v2": [c_void_p, c_int],
+    "cuStreamEndCapture": [c_void_p, POINTER(c_void_p)],
+    "cuGraphInstantiateWithFlags": [POINTER(c_void_p), c_void_p, c_uint64],
+    "cuGraphLaunch": [c_void_p, c_void_p],
+    "cuGraphDestroy": [c_void_p],
+    "cuGraphExecDestroy": [c_void_p],
+    "cuEventCreate": [POINTER(c_void_p), c_uint],
+    "cuEventRecord": [c_void_p, c_void_p],
+    "cuEventDestroy_v2": [c_void_p],
     "cuLaunchKernel": [
         c_uint64, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_void_p,
         POINTER(c_void_p), c_void_p,
