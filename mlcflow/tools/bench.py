@@ -35,6 +35,7 @@ mlcflow bench mlp-784-128-10 --against=eager,onnxruntime --threads=1
 mlcflow bench model.py --rounds=10 --budget=5 --json=times.json
 mlcflow bench resnet50 --kernels
 mlcflow bench --suite=marks
+mlcflow bench --target=cuda --suite=marks      # on a machine with a GPU
 """
 
 
@@ -43,6 +44,7 @@ mlcflow bench --suite=marks
 @click.option(
     "--against", default=DEFAULT, show_default=True, metavar="SIDES", help="The other sides."
 )
+@click.option("--target", help="cuda: on the GPU of this machine, beside PyTorch's own.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="For every side.")
 @click.option(
     "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns of each side."
@@ -74,6 +76,11 @@ def command(model: str | None, **given: Any) -> None:
     # A wide table is better cut by the reader's own pager than folded by us.
     quiet = given["json_file"] == "-"
     console = Console(quiet=quiet, width=None if Console().is_terminal else 140)
+    if (given["target"] or "").startswith("cuda"):
+        from mlcflow.gpu.bench_command import bench
+
+        _write(given["json_file"], bench(model, given, console))
+        return
     if given["listing"]:
         from mlcflow.bench.show import show_workloads
 
