@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -159,7 +160,7 @@ def measure(
                     result.failures.setdefault(side, str(call))
                     continue
                 try:
-                    times[side] += timer(lambda c=call, i=inputs: c(*i), seconds / rounds)
+                    times[side] += timer(partial(call, *inputs), seconds / rounds)
                     found = _after_poison(call, inputs)
                 except Exception as error:  # whatever a side raises is what the report says
                     result.failures[side] = _short(error)
