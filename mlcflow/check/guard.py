@@ -74,7 +74,7 @@ class Region:
     def array(self) -> np.ndarray:
         """The array, with the shape of the port."""
         raw = (ctypes.c_char * self.size).from_address(self.start)
-        return np.frombuffer(raw, self.port.numpy).reshape(self.port.shape)
+        return np.frombuffer(memoryview(raw), self.port.numpy).reshape(self.port.shape)
 
 
 def _mprotect(start: int, size: int, mode: int) -> None:
