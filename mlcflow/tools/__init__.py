@@ -21,6 +21,8 @@ COMMANDS = {
     "run": "mlcflow.tools.run",
     "opt": "mlcflow.tools.opt",
     "pipelines": "mlcflow.tools.pipelines",
+    "verify": "mlcflow.tools.verify",
+    "bisect": "mlcflow.tools.bisect",
     "bench": "mlcflow.tools.bench",
     "report": "mlcflow.tools.report",
     "cache": "mlcflow.tools.cache",
