@@ -14,6 +14,7 @@ import pytest
 
 import mlcflow
 from mlcflow import Pass, Pipeline, Stage, cached, mlir
+from mlcflow.check.guard import call_guarded
 from mlcflow.check.isolate import Limits, is_supported
 from mlcflow.compiler import build_pipeline
 from mlcflow.errors import ExecutionError, ImportModelError, MlcflowError
@@ -288,6 +289,36 @@ def test_what_is_trusted_may_call_c() -> None:
     assert mlcflow.compile(text, trusted=True)() == os.getpid()
     with pytest.raises(ImportModelError, match="llvm.call, llvm.func"):
         mlcflow.compile(text)
+
+
+# What running can do: SECURITY.md says so, and it had better be true.
+
+BEYOND = """
+func.func @main(%x: tensor<4xf32>, %i: tensor<i64>) -> tensor<f32> {
+  %k = tensor.extract %i[] : tensor<i64>
+  %j = arith.index_cast %k : i64 to index
+  {load}
+  %t = tensor.from_elements %v : tensor<f32>
+  return %t : tensor<f32>
+}"""
+UNCHECKED = """%m = bufferization.to_buffer %x read_only : tensor<4xf32> to memref<4xf32>
+  %v = memref.load %m[%j] : memref<4xf32>"""
+
+
+@needs_worker
+@pytest.mark.parametrize("pipeline", ["reference", "cpu"])
+def test_memory_beyond_an_array(pipeline: str) -> None:
+    x = np.arange(4, dtype=np.float32)
+    loads = BEYOND.replace("{load}", UNCHECKED)
+    exe = mlcflow.compile(loads, pipeline=pipeline, cache=False)
+    assert call_guarded(exe, x, np.array(3), edge="end")[0] == 3
+    with pytest.raises(ExecutionError, match="reaches 0 bytes after the end of input"):
+        call_guarded(exe, x, np.array(4), edge="end")
+    checked = BEYOND.replace("{load}", "%v = tensor.extract %x[%j] : tensor<4xf32>")
+    exe = mlcflow.compile(checked, pipeline=pipeline, cache=False)
+    assert exe(x, np.array(3)) == 3
+    with pytest.raises(ExecutionError, match="index"):
+        exe(x, np.array(4))
 
 
 # The cache: what is in it is run.
