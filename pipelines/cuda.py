@@ -29,8 +29,8 @@ from mlcflow.graph.unused_results import drop_unused_results
 from mlcflow.llvm_target import keep_kernels_apart
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Pipeline, Stage, Step
-from mlcflow.pipelines.cpu import cut, generalize_movement
-from mlcflow.pipelines.reference import bufferize, simplify
+from mlcflow.pipelines.cpu import cut, generalize_movement, images
+from mlcflow.pipelines.reference import bufferize, tidy
 from mlcflow.pipelines.schedules import cuda_rules
 from mlcflow.schedule.lower_vectors import lower_vectors
 from mlcflow.schedule.rules import apply_rules
@@ -55,8 +55,9 @@ def pipeline(target: Target, *, fast_math: bool = True, precision: str = "exact"
         (
             Stage(
                 "simplify",
-                *simplify(),
+                *tidy(),
                 narrow_factors(target),
+                *images(fast_math=fast_math),
                 generalize_movement,
                 Pass("linalg-fold-unit-extent-dims"),
                 Pass("canonicalize"),

@@ -8,18 +8,27 @@ from mlcflow.gpu.axes import axis_of
 from mlcflow.mlir import gpu, ir, memref, scf
 from mlcflow.schedule.labels import constant
 
-_Begins = list[ir.Value | None]
 _DYNAMIC = ir.ShapedType.get_dynamic_stride_or_offset()
+_Begin = tuple[int, ir.Value | None]
+"""A dimension of a buffer, and where in it a view begins, if not at 0."""
+
+
+@dataclass(frozen=True)
+class _Begins:
+    """Where a view begins: in each of its dimensions, and in those of size 1 that it leaves out."""
+
+    kept: tuple[_Begin, ...]
+    gone: tuple[_Begin, ...] = ()
 
 
 @dataclass(frozen=True)
 class Tile:
-    """The part of a buffer that one thread uses: for each dimension the axis of threads along
-    which it moves (empty for none), and its size. Dimensions of size 1 that do not move are
-    left out.
+    """The part of a buffer that one thread uses: for each dimension of the buffer its number, the
+    axis of threads along which the part moves (empty for none), and the size of the part.
+    Dimensions in which that is 1, and does not move, are left out.
     """
 
-    dims: tuple[tuple[str, int], ...]
+    dims: tuple[tuple[int, str, int], ...]
 
 
 def give_tiles_to_threads(
@@ -33,7 +42,9 @@ def give_tiles_to_threads(
     """
     left = []
     for op in allocations:
-        views = _views(op.memref, [None] * ir.MemRefType(op.memref.type).rank)
+        rank = ir.MemRefType(op.memref.type).rank
+        whole = _Begins(tuple((dim, None) for dim in range(rank)))
+        views = _views(op.memref, whole)
         tiles = {tile for _, tile in views} if views else set()
         if len(tiles) == 1 and _is_own(next(iter(tiles)), sizes):
             _privatize(op, [view for view, _ in views or []], next(iter(tiles)), launch)
@@ -43,10 +54,7 @@ def give_tiles_to_threads(
 
 
 def _views(value: ir.Value, begins: _Begins) -> list[tuple[memref.SubViewOp, Tile]] | None:
-    """The innermost views of ``value`` with their tiles; ``None`` if it is used in other ways.
-
-    ``begins``: for each dimension of ``value`` where it begins in the buffer, if not at 0.
-    """
+    """The innermost views of ``value`` with their tiles; ``None`` if it is used in other ways."""
     found = []
     for use in value.uses:
         op = use.owner
@@ -70,26 +78,32 @@ def _views(value: ir.Value, begins: _Begins) -> list[tuple[memref.SubViewOp, Til
 
 
 def _offsets(op: memref.SubViewOp, outer: _Begins) -> _Begins | None:
-    """Where a view begins in each of its dimensions; ``None`` if that takes a sum.
-
-    Dimensions of size 1 that the view leaves out must begin at 0.
-    """
+    """Where a view begins; ``None`` if that takes a sum."""
     if any(stride != 1 for stride in op.static_strides):
         return None
-    dynamic, found = iter(op.offsets), []
-    spare = len(op.static_sizes) - ir.MemRefType(op.result.type).rank
-    for begin, offset, size in zip(outer, op.static_offsets, op.static_sizes, strict=True):
+    dynamic, begins = iter(op.offsets), []
+    for (dim, begin), offset in zip(outer.kept, op.static_offsets, strict=True):
         if offset == _DYNAMIC:
             if begin is not None:
                 return None
             begin = next(dynamic)
         elif offset:
             return None
-        if spare and size == 1 and begin is None:
-            spare -= 1
-        else:
-            found.append(begin)
-    return found if not spare else None
+        begins.append((dim, begin))
+    left_out = _left_out(list(op.static_sizes), list(ir.MemRefType(op.result.type).shape))
+    kept = [begin for place, begin in enumerate(begins) if place not in left_out]
+    return _Begins(tuple(kept), (*outer.gone, *(begins[place] for place in left_out)))
+
+
+def _left_out(sizes: list[int], shape: list[int]) -> list[int]:
+    """The dimensions of size 1 that a view of ``sizes`` leaves out to have ``shape``, the first
+    that may be.
+    """
+    found: list[int] = []
+    for dim, size in enumerate(sizes):
+        if size == 1 and len(sizes) - len(shape) > len(found):
+            found.append(dim)
+    return found
 
 
 def _tile(op: memref.SubViewOp, begins: _Begins) -> Tile | None:
@@ -98,14 +112,15 @@ def _tile(op: memref.SubViewOp, begins: _Begins) -> Tile | None:
     if not kind.has_static_shape:
         return None
     dims = []
-    for begin, size in zip(begins, kind.shape, strict=True):
+    sized = [*((begin, 1) for begin in begins.gone), *zip(begins.kept, kind.shape, strict=True)]
+    for (dim, begin), size in sorted(sized, key=lambda item: item[0][0]):
         loop = _loop_of(begin) if begin is not None else None
         if begin is None:
-            dims += [("", size)] if size > 1 else []
+            dims += [(dim, "", size)] if size > 1 else []
         elif loop is None or constant(loop.step) != size or constant(loop.lowerBound) != 0:
             return None
         else:
-            dims.append((axis_of(loop), size))
+            dims.append((dim, axis_of(loop), size))
     return Tile(tuple(dims))
 
 
@@ -119,7 +134,7 @@ def _loop_of(value: ir.Value) -> scf.ForOp | None:
 
 
 def _is_own(tile: Tile, sizes: dict[str, int]) -> bool:
-    axes = [axis for axis, _ in tile.dims if axis]
+    axes = [axis for _, axis, _ in tile.dims if axis]
     needed = {a for a, size in sizes.items() if a.startswith("thread") and size > 1}
     return len(axes) == len(set(axes)) and needed <= set(axes)
 

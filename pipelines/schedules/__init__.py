@@ -6,10 +6,12 @@ from functools import partial
 
 from mlcflow import plugins
 from mlcflow.pipelines.schedules import (
+    attention,
     contraction,
     convolution,
     copy,
     cuda_contraction,
+    cuda_convolution,
     cuda_elements,
     cuda_elementwise,
     cuda_rows,
@@ -20,10 +22,12 @@ from mlcflow.pipelines.schedules import (
     rows,
     transposition,
     window,
+    winograd,
 )
 from mlcflow.schedule.rules import Rule
 
 CPU: dict[str, Rule] = {
+    "attention": attention.rule,
     "convolution": convolution.rule,
     "window": window.rule,
     "contraction": contraction.rule,
@@ -31,6 +35,7 @@ CPU: dict[str, Rule] = {
     "rows": rows.rule,
     "reduction": reduction.rule,
     "elementwise": elementwise.rule,
+    "winograd": winograd.rule,
     "transposition": transposition.rule,
     "copy": copy.rule,
 }
@@ -38,6 +43,7 @@ CPU: dict[str, Rule] = {
 CUDA: dict[str, Rule] = {
     "tensor_cores": cuda_tensor_cores.rule,
     "contraction": cuda_contraction.rule,
+    "convolution": cuda_convolution.rule,
     "rows": cuda_rows.rule,
     "elementwise": cuda_elementwise.rule,
     "elements": cuda_elements.rule,

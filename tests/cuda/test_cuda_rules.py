@@ -58,6 +58,34 @@ def test_elementwise_in_vectors(build, dtype):
     torch.testing.assert_close(executable(x, x[0]), x * 2 + x[0])
 
 
+def convolutions():
+    torch.manual_seed(0)
+    block = [nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
+    return {
+        "epilogue": (nn.Sequential(*block), torch.randn(2, 16, 14, 14), 6 * 3072),
+        "stride": (nn.Conv2d(8, 24, 3, 2, 1, bias=False), torch.randn(1, 8, 15, 15), 2304),
+        "three_channels": (nn.Conv2d(3, 16, 7, 2, 3), torch.randn(1, 3, 20, 20), 0),
+        "one_dimension": (nn.Conv1d(8, 16, 3), torch.randn(2, 8, 19), 3072),
+    }
+
+
+@pytest.mark.parametrize("name", convolutions())
+def test_convolutions(build, gpu, name):
+    """Products of matrices: registers hold what a thread adds up, over all of the window."""
+    model, x, shared = convolutions()[name]
+    executable = agree(build, model.eval(), x)
+    assert rules(executable)[1] == "convolution"
+    if ptx.has_ptxas():
+        taken = ptx.assemble(executable.assembly(), Target.parse("cuda:sm_90"))
+        (found,) = [each for name, each in taken.items() if name.startswith("conv")]
+        assert found.spills == 0 and found.registers <= 80
+        assert found.shared == shared or not shared
+    name = next(name for name in gpu.kernels if name.startswith("conv"))
+    kernel = executable.assembly(name)
+    assert ".local" not in kernel and ("cp.async.cg" in kernel) == bool(shared)
+    assert kernel.count("bar.sync") == (1 if shared else 2)
+
+
 def models():
     torch.manual_seed(0)
     convolution = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]

@@ -1,0 +1,130 @@
+"""Convolutions on a GPU: products of matrices whose rows are pixels, gathered tile by tile."""
+
+from __future__ import annotations
+
+from mlcflow.errors import ScheduleError
+from mlcflow.graph.kernel import Kernel
+from mlcflow.graph.window import Window, read_window
+from mlcflow.pipelines.schedules.cuda_contraction import (
+    BLOCK,
+    DEPTH,
+    MOST_BLOCKS,
+    STAGES,
+    STEP,
+    TYPES,
+)
+from mlcflow.pipelines.schedules.tiles import divisor
+from mlcflow.pipelines.schedules.window import follows
+from mlcflow.schedule.labels import Loop
+from mlcflow.schedule.schedule import Schedule
+from mlcflow.target import Target
+
+ROW = 32
+"""Pixels of a row that a block computes, where there are so many."""
+AXES = ("thread.x", "thread.y", "thread.z")
+
+
+def rule(kernel: Kernel, target: Target) -> Schedule | None:
+    """``R[n, y, x, f] += I[n, y*sy + r, x*sx + s, c] * W[r, s, c, f]`` with its epilogue.
+
+    A block computes up to 64 pixels of some rows by 64 channels. For each position of the window
+    and each part of the input channels it copies what these pixels read, and the weights, to
+    shared memory, ahead of their use where channels are whole 16 bytes; no pixel is copied
+    together with its neighbours to anywhere else. A thread keeps up to 4 x 4 results in
+    registers. Applies to one floating-point type, any strides and dilations, and 1x1, but not
+    to groups.
+    """
+    window = read_window(kernel.root)
+    if window is None or not _suits(kernel, window):
+        return None
+    channels, into = kernel.loops[window.channel], kernel.loops[-1]
+    depth, lanes = divisor(into, DEPTH), target.lanes(64 if "f64" in kernel.element_types else 32)
+    sizes = _tile(kernel, window)
+    schedule = Schedule(kernel)
+    blocks = schedule.tile_and_fuse(schedule.final, sizes, overlap=True)
+    write = schedule.cache_write("root") if schedule.final == "root" else schedule.final
+    *windows, _ = [loop for loop in schedule.loops("root") if loop.kind == "reduction"]
+    around = [schedule.split(loop, [None, 1])[0] for loop in windows]
+    around += [schedule.split(schedule.loops("root")[-1], [None, depth])[0]]
+    schedule.drop_unit_loops()
+    _join(schedule, around)
+    copies = [schedule.cache_read("root", operand) for operand in (0, 1)]
+    _bind_blocks(schedule, blocks)
+    fills = [
+        name
+        for name in schedule.blocks()
+        if name.startswith("fill") and schedule.loops(name)[0].op is not None
+    ]
+    for block in dict.fromkeys([*fills, "root", write]):
+        _bind_threads(schedule, block)
+    if not any(size % lanes for size in (depth, into, channels, sizes[-1])):
+        for copy in copies:
+            schedule.annotate(copy, "stages", str(STAGES))
+    schedule.split(schedule.loops("root")[-1], [None, STEP if depth % STEP == 0 else 1])
+    schedule.drop_unit_loops()
+    schedule.vectorize("root")
+    return schedule
+
+
+def _suits(kernel: Kernel, window: Window) -> bool:
+    if not window.mixes or window.is_turned or not follows(kernel, window):
+        return False
+    if len(kernel.element_types) != 1 or not kernel.element_types <= set(TYPES):
+        return False
+    if window.channel < 2 or window.row < window.channel - 1:  # a matrix; groups
+        return False
+    return kernel.loops[window.channel] >= STEP and max(kernel.loops[:-1]) <= MOST_BLOCKS
+
+
+def _tile(kernel: Kernel, window: Window) -> list[int]:
+    """For each loop of the result how much of it a block computes: powers of two."""
+    sizes = [1] * (window.channel + 1)
+    sizes[window.row] = _power(kernel.loops[window.row], ROW)
+    if window.row > 1:
+        above = kernel.loops[window.row - 1]
+        sizes[window.row - 1] = _power(above, BLOCK // sizes[window.row])
+    sizes[window.channel] = _power(kernel.loops[window.channel], BLOCK)
+    return sizes
+
+
+def _power(extent: int, most: int) -> int:
+    """The largest power of two that is neither above ``extent`` nor above ``most``."""
+    return 1 << (min(extent, most).bit_length() - 1)
+
+
+def _join(schedule: Schedule, loops: list[Loop]) -> None:
+    """Make one loop of those over the window and the input channels, so that copies need not wait
+    at the end of each.
+    """
+    left = [loop for loop in (schedule.loop(loop) for loop in loops) if not loop.is_gone]
+    while len(left) > 1:
+        try:
+            left[-2:] = [schedule.fuse(left[-2], left[-1])]
+        except ScheduleError:
+            return
+
+
+def _bind_blocks(schedule: Schedule, loops: list[Loop]) -> None:
+    """Channels along x, the pixels of an image along y, images along z."""
+    kept = [loop for loop in loops if not schedule.loop(loop).is_gone]
+    *outer, channel = kept or [None]
+    while len(outer) > 2:
+        try:
+            outer[-2:] = [schedule.fuse(outer[-2], outer[-1])]
+        except ScheduleError:
+            break
+    for loop, axis in zip(
+        [channel, *reversed(outer)], ("block.x", "block.y", "block.z"), strict=False
+    ):
+        if loop is not None:
+            schedule.bind(loop, axis)
+
+
+def _bind_threads(schedule: Schedule, block: str) -> None:
+    """Give each thread 4 x 4 of the pixels of a row and the channels of the tile."""
+    inside = [loop for loop in schedule.loops(block) if loop.op is None]
+    parallel = [loop for loop in inside if loop.kind == "parallel"]
+    for loop, axis in zip(reversed(parallel), AXES, strict=False):
+        most = 1 if axis == "thread.z" else 4
+        outer, _ = schedule.split(loop, [None, divisor(loop.extent, most)])
+        schedule.bind(outer, axis)
