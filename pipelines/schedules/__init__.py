@@ -6,7 +6,6 @@ from functools import partial
 
 from mlcflow import plugins
 from mlcflow.pipelines.schedules import (
-    attention,
     contraction,
     convolution,
     copy,
@@ -22,12 +21,10 @@ from mlcflow.pipelines.schedules import (
     rows,
     transposition,
     window,
-    winograd,
 )
 from mlcflow.schedule.rules import Rule
 
 CPU: dict[str, Rule] = {
-    "attention": attention.rule,
     "convolution": convolution.rule,
     "window": window.rule,
     "contraction": contraction.rule,
@@ -35,7 +32,6 @@ CPU: dict[str, Rule] = {
     "rows": rows.rule,
     "reduction": reduction.rule,
     "elementwise": elementwise.rule,
-    "winograd": winograd.rule,
     "transposition": transposition.rule,
     "copy": copy.rule,
 }
