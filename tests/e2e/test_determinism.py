@@ -74,6 +74,7 @@ def facts(*, isolate: bool, backwards: bool) -> dict[str, dict[str, str]]:
 
 
 def start(folder: Path, seed: int, threads: int, **how: bool) -> subprocess.Popen:
+    """A process that prints the facts; with one thread, on one processor."""
     folder.mkdir()
     environment = os.environ | {"PYTHONHASHSEED": str(seed), "OMP_NUM_THREADS": str(threads)}
     words = [sys.executable, __file__, json.dumps(how)]
@@ -109,4 +110,6 @@ def test_results_do_not_vary(name: str) -> None:
 
 
 if __name__ == "__main__":
+    if os.environ["OMP_NUM_THREADS"] == "1" and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     print(json.dumps(facts(**json.loads(sys.argv[1]))))

@@ -186,3 +186,22 @@ def test_several_at_the_same_time() -> None:
 def test_limits_that_are_none(wrong: dict[str, Any]) -> None:
     with pytest.raises(MlcflowError, match="expected more than 0"):
         Limits(**wrong)
+
+
+def test_who_interrupts_the_caller_ends_the_worker() -> None:
+    """As Ctrl-C does, which only the caller sees."""
+    started: list[int] = []
+
+    def work(say: Any) -> bytes:
+        say({"pid": os.getpid()})
+        time.sleep(60)
+        return b""
+
+    def interrupt(note: dict[str, Any]) -> None:
+        started.append(note["pid"])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        isolated(work, hear=interrupt)
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
