@@ -64,7 +64,7 @@ def compile(
         return compile_cached(place, key, imported, built, threads, check if verify else None, make)
     if limits:
         compiled = compile_isolated(imported, built, limits, on_stage)
-        executable, _ = load_compiled(compiled, imported, built, threads)
+        executable = load_compiled(compiled, imported, built, threads)[0]
     else:
         executable = load(imported, built, threads=threads, on_stage=on_stage)
     check(executable)

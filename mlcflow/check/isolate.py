@@ -14,6 +14,7 @@ import ctypes
 import faulthandler
 import gc
 import json
+import logging
 import os
 import select
 import signal
@@ -28,6 +29,8 @@ from typing import IO, Any, NoReturn
 
 from mlcflow.check.worker_errors import from_data, to_data
 from mlcflow.errors import MlcflowError
+
+log = logging.getLogger("mlcflow")
 
 Say = Callable[[dict[str, Any]], None]
 """Takes a note, data for JSON, of what the worker is about to do."""
@@ -239,10 +242,11 @@ def _outcome(
     """The answer, or the exception that takes its place."""
     answer.seek(0)
     kind, data = answer.read(1), answer.read()
-    if late or status != 0 or kind not in (_ANSWER, _ERROR):
+    died = late or status != 0 or kind not in (_ANSWER, _ERROR)
+    if output and (not died or log.isEnabledFor(logging.INFO)):
+        sys.stderr.write(output)  # of one that died, the error has what matters
+    if died:
         raise WorkerDied(_how(status, late, output, limits), last, output)
-    if output:
-        sys.stderr.write(output)
     if kind == _ANSWER:
         return data
     error, trace = from_data(json.loads(data))
