@@ -59,10 +59,17 @@ def _is_convolution(op: ir.OpView) -> bool:
 def _last(op: ir.OpView) -> ir.Value:
     """The result of a convolution; with groups of channels, after it has joined them."""
     uses = list(op.results[0].uses)
-    joins = len(uses) == 1 and isinstance(uses[0].owner.opview, tensor.CollapseShapeOp)
-    if CHANNELS[op.operation.name] == 2 and joins:
+    if CHANNELS[op.operation.name] == 2 and len(uses) == 1 and _joins(uses[0].owner.opview):
         return uses[0].owner.results[0]
     return op.results[0]
+
+
+def _joins(op: ir.OpView) -> bool:
+    """Whether ``op`` makes one dimension of groups and the channels of a group, and no more."""
+    if not isinstance(op, tensor.CollapseShapeOp):
+        return False
+    parts = [len(ir.ArrayAttr(part)) for part in ir.ArrayAttr(op.attributes["reassociation"])]
+    return parts == [1, 2, *[1] * (len(parts) - 2)]
 
 
 def _separate(op: ir.OpView) -> None:
@@ -73,7 +80,8 @@ def _separate(op: ir.OpView) -> None:
         zero = linalg.fill(arith.constant(kind.element_type, 0.0), outs=[empty])
     op.operation.operands[len(op.operands) - 1] = zero
     bias = _repeated(start)
-    if bias is None:
+    apart = CHANNELS[op.operation.name] == 2 and result == op.results[0]  # groups, never joined
+    if bias is None or apart:
         bias, result = start, op.results[0]
     readers = [(use.owner, use.operand_number) for use in result.uses]
     total = _sum(result, bias)

@@ -6,6 +6,7 @@ from functools import partial
 
 from mlcflow import plugins
 from mlcflow.pipelines.schedules import (
+    attention,
     contraction,
     convolution,
     copy,
@@ -21,10 +22,12 @@ from mlcflow.pipelines.schedules import (
     rows,
     transposition,
     window,
+    winograd,
 )
 from mlcflow.schedule.rules import Rule
 
 CPU: dict[str, Rule] = {
+    "attention": attention.rule,
     "convolution": convolution.rule,
     "window": window.rule,
     "contraction": contraction.rule,
@@ -32,6 +35,7 @@ CPU: dict[str, Rule] = {
     "rows": rows.rule,
     "reduction": reduction.rule,
     "elementwise": elementwise.rule,
+    "winograd": winograd.rule,
     "transposition": transposition.rule,
     "copy": copy.rule,
 }
