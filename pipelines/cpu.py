@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlcflow.graph.attention import partition_attention
 from mlcflow.graph.batch_norm import fold_batch_norm, separate_bias
 from mlcflow.graph.dots import lower_dots
 from mlcflow.graph.fuse import fuse_elementwise
@@ -61,10 +62,9 @@ def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
             ),
             Stage(
                 "kernels",
-                drop_unused_results,
                 *([multiply_by_reciprocals] if fast_math else []),
                 # Their reductions go in another order.
-                *(cut(partition_rows) if fast_math else cut()),
+                *(cut(partition_attention, partition_rows) if fast_math else cut()),
             ),
             Stage(
                 "schedule",
@@ -106,6 +106,7 @@ def fold_shapes() -> tuple[Step, ...]:
         generalize_unit_products,
         # Loops of one iteration hide what an operation is: a row is no matrix.
         Pass("linalg-fold-unit-extent-dims"),
+        drop_unused_results,
         sink_expansions,
         fold_transposes,
         Pass("canonicalize"),

@@ -11,16 +11,19 @@ class CachePanels(ScheduleDialect.Operation, name="cache_panels"):
     """Copy the slices that operand ``operand_number`` of ``target`` is in each iteration of a loop.
 
     The loop is the one around ``target`` called ``loop_name`` of block ``loop_of``. The copies
-    lie one after the other, an iteration each, in a tensor that a loop ahead of it fills; they
-    are ``linalg.copy`` blocks called ``block_name``; or, with a ``permutation`` of the dimensions,
-    ``linalg.transpose``, and ``target`` is a generic that reads them in the new order. The
-    operand is a slice of static size whose position no loop further inside changes.
+    lie one after the other, an iteration each, in a tensor that a loop ahead of it, or of the
+    loop ``ahead_name`` of ``ahead_of`` around it, fills; they are ``linalg.copy`` blocks called
+    ``block_name``; or, with a ``permutation`` of the dimensions, ``linalg.transpose``, and
+    ``target`` is a generic that reads them in the new order. The operand is a slice of static
+    size whose position no other loop inside that loop changes.
     """
 
     target: ext.Operand[transform.AnyOpType]
     operand_number: ir.IntegerAttr
     loop_name: ir.StringAttr
     loop_of: ir.StringAttr
+    ahead_name: ir.StringAttr
+    ahead_of: ir.StringAttr
     block_name: ir.StringAttr
     permutation: ir.ArrayAttr
 
@@ -32,11 +35,11 @@ def load() -> None:
 
 def _apply(op: ir.OpView, payload: list[ir.OpView], erase: Erase) -> None:
     for target in payload:
-        names = (op.loop_name, op.loop_of)
-        around = [each for each in enclosing(target) if _names(each) == names]
+        around = {_names(each): each for each in enclosing(target)}
+        loop, outer = around[op.loop_name, op.loop_of], around[op.ahead_name, op.ahead_of]
         number = op.operand_number.value
         order = [ir.IntegerAttr(each).value for each in op.permutation]
-        _cache(target, number, around[0], op.block_name, order)
+        _cache(target, number, (loop, outer), op.block_name, order)
 
 
 def _names(loop: scf.ForOp) -> tuple:
@@ -44,15 +47,21 @@ def _names(loop: scf.ForOp) -> tuple:
 
 
 def _cache(
-    target: ir.OpView, number: int, loop: scf.ForOp, name: ir.StringAttr, order: list[int]
+    target: ir.OpView,
+    number: int,
+    loops: tuple[scf.ForOp, scf.ForOp],
+    name: ir.StringAttr,
+    order: list[int],
 ) -> None:
+    loop, outer = loops
     old = target.operands[number].owner.opview
     read = ir.RankedTensorType(old.result.type)
     shape = [read.shape[dimension] for dimension in order]
     kind = ir.RankedTensorType.get(shape, read.element_type)
-    with ir.InsertionPoint(loop), target.location:
+    with ir.InsertionPoint(outer), target.location:
         panels = tensor.empty([trip_count(loop), *kind.shape], kind.element_type)
-        ahead = scf.ForOp(loop.lowerBound, loop.upperBound, loop.step, [panels])
+        bounds = [_clone_value(v, outer) for v in (loop.lowerBound, loop.upperBound, loop.step)]
+        ahead = scf.ForOp(*bounds, [panels])
         for key, value in (
             (LOOP, loop.attributes[LOOP]),
             (OF, name),
@@ -60,7 +69,7 @@ def _cache(
         ):
             ahead.attributes[key] = value
     with ir.InsertionPoint(ahead.body), target.location:
-        source = _clone(old, {loop.induction_variable: ahead.induction_variable}, loop)
+        source = _clone(old, {loop.induction_variable: ahead.induction_variable}, outer)
         place = _panel(ahead.inner_iter_args[0], kind, _turn(ahead))
         copy = _turned(source, place, order)
         copy.attributes[BLOCK] = name
@@ -107,6 +116,13 @@ def _clone(op: ir.OpView, known: dict[ir.Value, ir.Value], loop: scf.ForOp) -> i
             with at:
                 copy.operands[index] = _clone(operand.owner.opview, known, loop)
     return copy.results[0]
+
+
+def _clone_value(value: ir.Value, loop: scf.ForOp) -> ir.Value:
+    """``value``, a constant, as it is before ``loop``."""
+    if isinstance(value.owner, ir.Block) or not _inside(value.owner, loop):
+        return value
+    return _clone(value.owner.opview, {}, loop)
 
 
 def _inside(op: ir.Operation, loop: scf.ForOp) -> bool:

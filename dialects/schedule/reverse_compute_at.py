@@ -3,7 +3,7 @@
 from mlcflow.dialects.schedule.dialect import Erase, ScheduleDialect, attach
 from mlcflow.graph.linalg_ops import indexing_maps, outputs
 from mlcflow.mlir import ext, func, ir, tensor, transform
-from mlcflow.schedule.consumers import Consumption, consumption
+from mlcflow.schedule.consumers import Consumption, consumption, taken_after
 from mlcflow.schedule.labels import find_block
 
 
@@ -28,6 +28,10 @@ def _apply(op: ir.OpView, payload: list[ir.OpView], erase: Erase) -> None:
         consumer = find_block(_function(loop), op.block_name.value)
         found = consumption(consumer, loop)
         assert isinstance(found, Consumption)  # checked before the operation was built
+        for value in consumer.operands:
+            if value != found.loops[0].results[0]:
+                for op in taken_after(value, found.loops[0]) or []:
+                    op.operation.move_before(found.loops[0].operation)
         _carry(consumer, found)
         _move(consumer, found, erase)
 

@@ -16,7 +16,7 @@ from mlcflow.graph.linalg_ops import (
     payload,
 )
 from mlcflow.graph.outline import kernels
-from mlcflow.mlir import func, ir, passmanager, walk
+from mlcflow.mlir import func, ir, linalg, passmanager, walk
 
 CHEAP_PAYLOAD = 2
 """So many additions or multiplications are done again rather than stored in between."""
@@ -33,7 +33,7 @@ def fuse_elementwise(module: ir.Module) -> None:
         manager = passmanager.PassManager.parse("func.func(linalg-fuse-elementwise-ops)")
         for function in kernels(module):
             kernel = read_kernel(function)
-            if kernel is None or kernel.kind != "normalization":
+            if kernel is None or kernel.kind not in ("normalization", "attention"):
                 manager.run(function.operation)
 
 
@@ -59,7 +59,8 @@ def _fusible(op: ir.OpView) -> int | None:
         producer = owner(value)
         if producer is not None and is_elementwise(producer) and is_identity(affine_map):
             users = {use.owner for use in producer.results[0].uses}
-            if len(producer.results) == 1 and (len(users) == 1 or _is_cheap(producer)):
+            is_again = _is_cheap(producer) and not _is_epilogue(producer)
+            if len(producer.results) == 1 and (len(users) == 1 or is_again):
                 return number
     return None
 
@@ -72,6 +73,12 @@ def _is_cheap(op: ir.OpView) -> bool:
         and len(whole) <= 1
         and not any(name.startswith("math.") or name == "arith.divf" for name in names)
     )
+
+
+def _is_epilogue(op: ir.OpView) -> bool:
+    """Whether ``op`` changes what a product gives, which it does before the only store."""
+    made_by = [owner(value) for value in inputs(op)]
+    return any(p is not None and linalg.isa_contraction_op(p.operation) for p in made_by)
 
 
 def _fuse(consumer: ir.OpView, number: int) -> ir.OpView:

@@ -21,7 +21,8 @@ class Kernel:
     """One private function of the graph, called ``name``, and its linalg operations.
 
     ``kind``: ``contraction``, ``convolution``, ``reduction``, ``elementwise``, ``normalization``
-    (reductions of rows, and elementwise operations on these rows) or ``other``.
+    (reductions of rows, and elementwise operations on these rows), ``attention`` (these between
+    two contractions) or ``other``.
     ``root`` is the operation that gives the kind; ``final`` the one whose results are the
     kernel's (the epilogue, or the root itself). ``blocks`` are all of them in order, fills
     included. ``loops`` are the extents of the loops of ``root``, -1 where open.
@@ -68,6 +69,8 @@ def read_kernel(function: func.FuncOp) -> Kernel | None:
     kind = _kind(root) if len(roots) <= 1 else "other"
     if _is_normalization(roots, working[-1]):
         kind = "normalization"
+    if _is_attention(roots):
+        kind = "attention"
     name = function.name.value
     return Kernel(name, function, kind, root, working[-1], blocks, loop_extents(root))
 
@@ -78,6 +81,12 @@ def _is_normalization(roots: list[ir.OpView], final: ir.OpView) -> bool:
         return False
     rows = iterators(roots[0]).count("parallel")
     return len(roots) > 1 or (final != roots[0] and len(loop_extents(final)) > rows)
+
+
+def _is_attention(roots: list[ir.OpView]) -> bool:
+    """Whether rows of the first product are reduced before they are multiplied again."""
+    kinds = [_kind(op) for op in roots]
+    return len(kinds) > 2 and kinds == ["contraction", *["reduction"] * (len(kinds) - 2), kinds[0]]
 
 
 def _kind(op: ir.OpView) -> str:

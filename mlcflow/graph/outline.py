@@ -10,7 +10,7 @@ from mlcflow.graph.linalg_ops import (
     outputs,
     owner,
 )
-from mlcflow.mlir import func, ir, tensor, walk
+from mlcflow.mlir import func, ir, linalg, tensor, walk
 
 
 def outline(group: list[ir.OpView], name: str, symbols: ir.SymbolTable) -> func.FuncOp:
@@ -163,6 +163,8 @@ def use_destinations(module: ir.Module) -> None:
     """
     write_destinations(module)
     for function in kernels(module):
+        if _products(function) > 1:
+            continue  # what lies between them is kept a tile at a time
         count = len(function.type.results)
         places = list(function.arguments)[len(function.arguments) - count :]
         returned = function.entry_block.operations[len(function.entry_block.operations) - 1]
@@ -172,6 +174,11 @@ def use_destinations(module: ir.Module) -> None:
                 for place in places:
                     if op.result.type == place.type:
                         op.result.replace_all_uses_with(place)
+
+
+def _products(function: func.FuncOp) -> int:
+    named = [op for op in walk(function) if op.operation.name.startswith("linalg.")]
+    return sum(linalg.isa_contraction_op(op.operation) for op in named)
 
 
 def _is_between(space: ir.Value, returned: ir.OpView) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from mlcflow.graph.kernel import loop_extents
 from mlcflow.graph.linalg_ops import (
     indexing_maps,
     inputs,
     is_elementwise,
     is_empty,
+    is_fill,
+    is_generic,
     is_identity,
+    iterators,
+    outputs,
     owner,
 )
 from mlcflow.mlir import ir, linalg, tensor, walk
@@ -17,7 +22,7 @@ Groups = list[list[int]]
 
 
 def sink_expansions(module: ir.Module) -> None:
-    """Do elementwise work before an ``expand_shape`` instead of after it.
+    """Do elementwise work, and reduce, before an ``expand_shape`` instead of after it.
 
     torch-mlir flattens the rows of a matrix product and expands its result, which parts the
     product from its bias and activation. The other operands are collapsed, which costs
@@ -25,7 +30,9 @@ def sink_expansions(module: ir.Module) -> None:
     instead, which no schedule expects.
     """
     for op in walk(module.operation):
-        if is_elementwise(op) and len(op.operation.results) == 1 and not _reads_indices(op):
+        is_reduction = is_generic(op) and "reduction" in iterators(op)
+        is_one = (is_elementwise(op) or is_reduction) and len(op.operation.results) == 1
+        if is_one and not linalg.isa_contraction_op(op.operation) and not _reads_indices(op):
             _sink(op)
 
 
@@ -38,7 +45,9 @@ def _sink(op: ir.OpView) -> None:
     groups = _expansion(op, maps)
     if groups is None or not ir.ShapedType(op.results[0].type).has_static_shape:
         return
-    extents = list(ir.ShapedType(op.results[0].type).shape)
+    extents, kinds = list(loop_extents(op)), iterators(op)
+    if any(len({kinds[dim] for dim in group}) > 1 for group in groups):
+        return
     merges = [_merge(affine_map, groups, extents) for affine_map in maps]
     if any(merge is None for merge in merges):
         return
@@ -59,10 +68,15 @@ def _sink(op: ir.OpView) -> None:
             operands[:count],
             operands[count:],
             ir.ArrayAttr.get([ir.AffineMapAttr.get(m) for m in new_maps]),
-            ir.ArrayAttr.get([ir.Attribute.parse("#linalg.iterator_type<parallel>")] * len(groups)),
+            ir.ArrayAttr.get(
+                [ir.Attribute.parse(f"#linalg.iterator_type<{kinds[g[0]]}>") for g in groups]
+            ),
         )
         op.operation.regions[0].blocks[0].append_to(generic.regions[0])
-        expanded = tensor.expand_shape(op.results[0].type, generic.results[0], groups, [], extents)
+        kind = ir.RankedTensorType(op.results[0].type)
+        expanded = generic.results[0]
+        if merges[-1] is not None and len(merges[-1][0]) < kind.rank:
+            expanded = tensor.expand_shape(kind, expanded, merges[-1][0], [], kind.shape)
     op.results[0].replace_all_uses_with(expanded)
     op.operation.erase()
 
@@ -115,6 +129,9 @@ def _collapse(value: ir.Value, merged: Groups) -> ir.Value:
     for number, group in enumerate(merged):
         for dim in group:
             shape[number] *= kind.shape[dim]
-    if is_empty(owner(value)):
+    producer = owner(value)
+    if is_empty(producer):
         return tensor.empty(shape, kind.element_type)
+    if producer is not None and is_fill(producer):
+        return linalg.fill(inputs(producer)[0], outs=[_collapse(outputs(producer)[0], merged)])
     return tensor.collapse_shape(ir.RankedTensorType.get(shape, kind.element_type), value, merged)

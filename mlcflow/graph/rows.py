@@ -55,14 +55,14 @@ def _groups(block: ir.Block) -> list[list[ir.OpView]]:
     taken: set[ir.OpView] = set()
     groups = []
     for op in reversed(list(block.operations)):
-        group = _group(op) if op not in taken else []
+        group = row_chain(op) if op not in taken else []
         taken.update(group)
         if group:
             groups.append(group)
     return groups
 
 
-def _group(final: ir.OpView) -> list[ir.OpView]:
+def row_chain(final: ir.OpView) -> list[ir.OpView]:
     """The chain that ends in ``final``, in program order; empty if there is none worth it."""
     if not is_generic(final):
         return []

@@ -15,6 +15,7 @@ from mlcflow.graph.linalg_ops import (
 )
 from mlcflow.mlir import ir, scf, tensor
 from mlcflow.schedule.labels import KIND, trip_count
+from mlcflow.schedule.nests import PURE
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,30 @@ def _why_not_read(consumer: ir.OpView, loops: list[scf.ForOp]) -> str:
     if not all(is_identity(m) for m in reads):
         return "it does not read the tensor element by element"
     others = [value for value in [*consumer.operands, *captured(consumer)] if value != made]
-    if not all(_is_before(value, loops[0]) for value in others):
+    if any(taken_after(value, loops[0]) is None for value in others):
         return "it reads what is computed after the loop"
     return ""
 
 
-def _is_before(value: ir.Value, loop: scf.ForOp) -> bool:
+def taken_after(value: ir.Value, loop: scf.ForOp) -> list[ir.OpView] | None:
+    """The slices and positions behind ``loop`` that ``value`` is taken by, in order.
+
+    They can be computed before the loop as well. ``None`` if there is work among them.
+    """
     producer = owner(value)
     if producer is None or producer.operation.parent != loop.operation.parent:
-        return True  # the value belongs to something around both
-    return producer.operation.is_before_in_block(loop.operation)
+        return []  # the value belongs to something around both
+    if producer.operation.is_before_in_block(loop.operation):
+        return []
+    if producer.operation.name not in PURE:
+        return None
+    found: list[ir.OpView] = []
+    for operand in producer.operation.operands:
+        needed = taken_after(operand, loop)
+        if needed is None:
+            return None
+        found += needed
+    return [*found, producer.opview]
 
 
 def _covers(insert: tensor.InsertSliceOp, loops: list[scf.ForOp]) -> bool:

@@ -36,50 +36,52 @@ def cache_read(
     schedule: Schedule,
     block: str,
     operand: int,
-    panels: Loop | None,
+    around: Sequence[Loop],
     permutation: Sequence[int],
 ) -> str:
-    """See :meth:`Schedule.cache_read`."""
+    """See :meth:`Schedule.cache_read`. ``around``: the loop of the panels, and the one ahead."""
     op = schedule.block(block)
     count = len(inputs(op))
     if not 0 <= operand < count or not isinstance(op.operands[operand].type, ir.ShapedType):
         raise ScheduleError(f"cache_read: '{block}' reads operands 0 to {count - 1}, got {operand}")
     rank = ir.ShapedType(op.operands[operand].type).rank
-    order = list(permutation or range(rank))
     if permutation:
-        _check_permutation(op, block, order, panels)
-    if panels:
-        _check_panels(op.operands[operand], block, operand, panels)
+        _check_permutation(op, block, list(permutation), around)
+    if around:
+        _check_panels(op.operands[operand], block, operand, around[0])
+        _check_ahead(op.operands[operand], block, operand, around)
     name = free(f"{block}_read{operand}", "x", schedule.blocks())
 
     def build(root: Handle) -> None:
+        i64 = ir.IntegerType.get_signless(64)
         attributes: dict[str, ir.Attribute] = {
-            "operand_number": ir.IntegerAttr.get(ir.IntegerType.get_signless(64), operand),
+            "operand_number": ir.IntegerAttr.get(i64, operand),
             "block_name": ir.StringAttr.get(name),
         }
-        if panels:
-            attributes["loop_name"] = ir.StringAttr.get(panels.name)
-            attributes["loop_of"] = ir.StringAttr.get(panels.of)
-            i64 = ir.IntegerType.get_signless(64)
-            numbers = [ir.IntegerAttr.get(i64, number) for number in order]
-            attributes["permutation"] = ir.ArrayAttr.get(numbers)
+        for key, loop in (("loop", around[0]), ("ahead", around[-1])) if around else ():
+            attributes[f"{key}_name"] = ir.StringAttr.get(loop.name)
+            attributes[f"{key}_of"] = ir.StringAttr.get(loop.of)
+        if around:
+            order = [ir.IntegerAttr.get(i64, number) for number in permutation or range(rank)]
+            attributes["permutation"] = ir.ArrayAttr.get(order)
         ir.Operation.create(
-            "schedule.cache_panels" if panels else "schedule.cache_read",
+            "schedule.cache_panels" if around else "schedule.cache_read",
             operands=[match_block(root, block)],
             attributes=attributes,
         )
-        if panels:
+        if around:
             name_blocks(root)
             clean(root)
 
-    arguments = {"block": block, "operand": operand, "panels": panels}
-    given = {"permutation": list(permutation)} if permutation else {}
+    arguments = {"block": block, "operand": operand, "panels": around[0] if around else None}
+    given: dict[str, object] = {"permutation": list(permutation)} if permutation else {}
+    given |= {"ahead": around[1]} if len(around) > 1 else {}
     schedule.apply("cache_read", arguments | given, build)
     return name
 
 
-def _check_permutation(op: ir.OpView, block: str, order: list[int], panels: Loop | None) -> None:
-    if panels is None or "indexing_maps" not in op.attributes:
+def _check_permutation(op: ir.OpView, block: str, order: list[int], around: Sequence[Loop]) -> None:
+    if not around or "indexing_maps" not in op.attributes:
         raise ScheduleError(
             f"cache_read: a permutation needs panels, and '{block}' to be an operation with "
             f"indexing maps of its own, got {op.operation.name}"
@@ -99,10 +101,23 @@ def _check_panels(value: ir.Value, block: str, operand: int, loop: Loop) -> None
         )
     if loop.extent < 1 or not ir.ShapedType(value.type).has_static_shape:
         raise ScheduleError(f"cache_read: the extents of {loop} and its slices must be known")
-    if is_inside(slice_of.source, loop.op) or _moves(value, loop.op):
+    if is_inside(slice_of.source, loop.op) or _moves(value, [loop.op], loop.op):
         raise ScheduleError(
             f"cache_read: a loop inside {loop} moves operand {operand} of '{block}'; "
             "give the innermost loop that moves it"
+        )
+
+
+def _check_ahead(value: ir.Value, block: str, operand: int, around: Sequence[Loop]) -> None:
+    """Raise unless ``value`` moves with the loop of the panels alone of those inside the other."""
+    panels, ahead = around[0], around[-1]
+    assert panels.op is not None
+    if ahead.op is None or (ahead != panels and not is_inside(panels.op.results[0], ahead.op)):
+        raise ScheduleError(f"cache_read: expected {ahead} to be a loop around {panels}")
+    if _moves(value, [panels.op], ahead.op):
+        raise ScheduleError(
+            f"cache_read: {ahead}, or a loop between it and {panels}, moves operand {operand} of "
+            f"'{block}'; copy the panels ahead of a loop further inside"
         )
 
 
@@ -117,12 +132,14 @@ def is_inside(value: ir.Value, loop: scf.ForOp) -> bool:
     return True
 
 
-def _moves(value: ir.Value, loop: scf.ForOp) -> bool:
-    """Whether ``value``, defined inside ``loop``, depends on anything there but its counter."""
-    if value == loop.induction_variable or not is_inside(value, loop):
+def _moves(value: ir.Value, known: Sequence[scf.ForOp], loop: scf.ForOp) -> bool:
+    """Whether ``value``, defined inside ``loop``, depends on anything there but known counters."""
+    if value in [each.induction_variable for each in known] or not is_inside(value, loop):
         return False
     producer = owner(value)
-    return producer is None or any(_moves(each, loop) for each in producer.operation.operands)
+    if producer is None:
+        return True
+    return any(_moves(each, known, loop) for each in producer.operation.operands)
 
 
 def cache_write(schedule: Schedule, block: str) -> str:

@@ -203,15 +203,16 @@ class Schedule:
         *,
         panels: Loop | str | None = None,
         permutation: Sequence[int] = (),
+        ahead: Loop | str | None = None,
     ) -> str:
         """Copy operand ``operand`` of ``block`` into memory of its own; gives the copying block.
 
-        With ``panels``, a loop around the block, what it reads is copied ahead of the loop, one
-        panel an iteration, its dimensions in the order of ``permutation``; panels of parameters
-        are made once, in ``@prepare``.
+        With ``panels``, a loop around the block, what it reads is copied ahead of the loop, or
+        of the loop ``ahead`` around it that reads the same in each iteration: a panel an iteration,
+        its dimensions as ``permutation`` says. Those of parameters are made in ``@prepare``.
         """
-        loop = self.loop(panels) if panels else None
-        return memory.cache_read(self, block, operand, loop, permutation)
+        around = [self.loop(loop) for loop in dict.fromkeys((panels, ahead)) if loop is not None]
+        return memory.cache_read(self, block, operand, around, permutation)
 
     @primitive
     def cache_write(self, block: str) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from mlcflow.mlir import arith, ir, vector, walk
 from mlcflow.target import Target
+from mlcflow.vector_math.bounds import AT_MOST_ZERO
 from mlcflow.vector_math.erf import erf
-from mlcflow.vector_math.exponential import exp, exp2, expm1
+from mlcflow.vector_math.exponential import exp, exp2, exp2_below_one, expm1
 from mlcflow.vector_math.hyperbolic import tanh
 from mlcflow.vector_math.lanes import Lanes
 from mlcflow.vector_math.logarithm import LOGARITHMS
@@ -32,6 +33,9 @@ FUNCTIONS: dict[str, Function] = {
 """What is written out. The others have instructions (``sqrt``, ``fma``, ``floor``), follow from
 them (``rsqrt``), or are left to the C library."""
 
+BELOW_ONE: dict[str, Function] = {"math.exp2": exp2_below_one}
+"""Those that take less when their arguments are known to be ``AT_MOST_ZERO``."""
+
 _NARROW = ("f16", "bf16")
 
 
@@ -47,8 +51,11 @@ def expand_math(target: Target) -> Callable[[ir.Module], None]:
     def expand_math_functions(module: ir.Module) -> None:
         for op in walk(module.operation):
             if op.operation.name in FUNCTIONS and _element(op.results[0].type) in ("f32", *_NARROW):
+                function = FUNCTIONS[op.operation.name]
+                if AT_MOST_ZERO in op.operation.attributes:
+                    function = BELOW_ONE[op.operation.name]
                 with ir.InsertionPoint(op), op.location:
-                    result = _expand(FUNCTIONS[op.operation.name], list(op.operands), has_fma)
+                    result = _expand(function, list(op.operands), has_fma)
                 op.results[0].replace_all_uses_with(result)
                 op.operation.erase()
 

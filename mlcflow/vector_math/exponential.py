@@ -54,6 +54,19 @@ def exp2(lanes: Lanes, x: ir.Value) -> ir.Value:
     return _scale(lanes, lanes.polynomial(r, (1.0, *EXP2)), lanes.bits(shifted))
 
 
+def exp2_below_one(lanes: Lanes, x: ir.Value) -> ir.Value:
+    """``exp2`` of what is not above 0: within 1 ulp, and 0 instead of subnormal numbers.
+
+    So ``2**n`` is a normal number: ``x * 2**n`` is one product, and nothing need be bounded.
+    """
+    # The bits of the sum end in n + 127, which is the exponent of 2**n.
+    shifted = arith.addf(x, lanes.number(ROUND + 127.0))
+    r = arith.subf(x, arith.subf(shifted, lanes.number(ROUND + 127.0)))
+    power = lanes.from_bits(lanes.shift_left(lanes.bits(shifted), 23))
+    result = arith.mulf(lanes.polynomial(r, (1.0, *EXP2)), power)
+    return lanes.where(lanes.compare("olt", x, -126.0), 0.0, result)
+
+
 def expm1(lanes: Lanes, x: ir.Value) -> ir.Value:
     """Within 2 ulp."""
     bounded = lanes.at_least(lanes.at_most(x, 89.0), -18.0)

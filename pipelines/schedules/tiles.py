@@ -74,6 +74,28 @@ def most_rows(vectors: int, registers: int) -> int:
     return min(registers // 2, registers * 13 // 16 // vectors)
 
 
+def row_block(m: int, n: int, registers: int, l1_bytes: int) -> tuple[int, int]:
+    """Rows of a register tile, and rows of a block of several, of a matrix that is used at once.
+
+    ``m`` by ``n`` elements of four bytes; the columns of a register tile are two vectors. A block
+    is as large as fits into the L1 cache, one register tile at least. Of these, the ones that
+    take the fewest cycles, the overlap of the last block included.
+
+    >>> row_block(512, 512, 32, 32 << 10), row_block(197, 197, 32, 32 << 10)
+    ((12, 12), (11, 33))
+    >>> row_block(8, 4096, 32, 32 << 10), row_block(9, 8, 16, 32 << 10)
+    ((8, 8), (6, 6))
+    """
+    best: tuple[float, int, int] | None = None
+    for mi in range(1, min(m, registers * 3 // 8) + 1):
+        for count in range(1, max(1, min(l1_bytes // (4 * n * mi), m // mi)) + 1):
+            cost = -(-m // (mi * count)) * count * _cycles(mi, 2, 64)
+            if best is None or (cost, -mi, -count) < best:
+                best = (cost, -mi, -count)
+    assert best is not None  # one row
+    return -best[1], best[1] * best[2]
+
+
 PAGE = 4096
 
 
