@@ -36,11 +36,14 @@ def cache_read(
     schedule: Schedule,
     block: str,
     operand: int,
-    around: Sequence[Loop],
+    loops: tuple[Loop | str | None, Loop | str | None],
     permutation: Sequence[int],
 ) -> str:
-    """See :meth:`Schedule.cache_read`. ``around``: the loop of the panels, and the one ahead."""
+    """See :meth:`Schedule.cache_read`. ``loops``: that of the panels, and the one ahead."""
     op = schedule.block(block)
+    around = [schedule.loop(loop) for loop in dict.fromkeys(loops) if loop is not None]
+    if loops[0] is None and around:
+        raise ScheduleError(f"cache_read: to copy ahead of {around[0]} needs panels")
     count = len(inputs(op))
     if not 0 <= operand < count or not isinstance(op.operands[operand].type, ir.ShapedType):
         raise ScheduleError(f"cache_read: '{block}' reads operands 0 to {count - 1}, got {operand}")

@@ -211,8 +211,7 @@ class Schedule:
         of the loop ``ahead`` around it that reads the same in each iteration: a panel an iteration,
         its dimensions as ``permutation`` says. Those of parameters are made in ``@prepare``.
         """
-        around = [self.loop(loop) for loop in dict.fromkeys((panels, ahead)) if loop is not None]
-        return memory.cache_read(self, block, operand, around, permutation)
+        return memory.cache_read(self, block, operand, (panels, ahead), permutation)
 
     @primitive
     def cache_write(self, block: str) -> str:

@@ -12,6 +12,7 @@ import torch
 import mlcflow
 from mlcflow.mlir import walk
 from mlcflow.runtime.executable import Executable
+from mlcflow.vector_math.bounds import AT_MOST_ZERO
 from mlcflow.vector_math.expand import FUNCTIONS
 
 COUNT = 1 << 18
@@ -103,6 +104,17 @@ def test_errors(operation: str) -> None:
     error = ulps(got, exact)
     worst = np.nanargmax(np.where(np.isnan(error), np.inf, error))
     assert error[worst] <= bound, f"{operation}({x[worst]!r}) = {got[worst]!r}, {exact[worst]!r}"
+
+
+def test_powers_of_two_below_one() -> None:
+    """What softmax computes: 0 where the exact power is no normal number."""
+    text = module("exp2", str(COUNT)).replace("exp2 %x0", f"exp2 %x0 {{{AT_MOST_ZERO}}}")
+    x = -np.abs(samples())
+    got = np.asarray(mlcflow.compile(text)(x))
+    exact = torch.exp2(torch.from_numpy(x).double()).numpy()
+    exact = np.where(x < -126, 0.0, exact)
+    assert np.nanmax(ulps(got, exact)) <= 1.0
+    assert (np.isnan(got) == np.isnan(x)).all()
 
 
 def test_powers() -> None:

@@ -55,6 +55,28 @@ def test_cache_read_of_turned_panels_of_a_named_product() -> None:
     program.check(module)
 
 
+def test_cache_read_of_panels_ahead_of_an_outer_loop() -> None:
+    """The rows outside, the columns inside: still each panel is copied once."""
+    program = batch_matmul(3, 8, 12, 6)
+    module, schedule = program.schedule()
+    schedule.tile_and_fuse("root", [1, 2, 4])
+    name = schedule.cache_read("root", 1, panels="root.k_0", ahead="root.j_0")
+    assert names(schedule, name)[:2] == ["I_0:3", "K_0:3"]
+    assert names(schedule, "root")[:3] == ["I_0:3", "J_0:4", "K_0:3"]
+    program.check(module)
+    wrong = refused(schedule, "cache_read", "root", 0, panels="root.j_0", ahead="root.k_0")
+    assert "expected root.k_0 to be a loop around root.j_0" in wrong
+
+
+def test_cache_read_of_panels_ahead_of_what_moves_them() -> None:
+    _, schedule = batch_matmul(3, 8, 12, 6).schedule()
+    schedule.tile_and_fuse("root", [1, 2, 4])
+    wrong = refused(schedule, "cache_read", "root", 1, panels="root.k_0", ahead="root.i_0")
+    assert "root.i_0, or a loop between it and root.k_0, moves operand 1" in wrong
+    wrong = refused(schedule, "cache_read", "root", 1, ahead="root.i_0")
+    assert "to copy ahead of root.i_0 needs panels" in wrong
+
+
 def test_cache_read_of_panels_with_the_first_iteration_apart() -> None:
     program = matmul(8, 6, 4)
     module, schedule = program.schedule()
