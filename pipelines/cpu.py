@@ -29,6 +29,7 @@ from mlcflow.graph.streams import stream_results
 from mlcflow.graph.transposes import fold_transposes
 from mlcflow.graph.unit_loops import generalize_unit_products
 from mlcflow.graph.unused_results import drop_unused_results
+from mlcflow.graph.winograd import use_winograd
 from mlcflow.mlir import ir, structured
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Pipeline, Stage, Step
@@ -58,6 +59,8 @@ def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
                 multiply_powers_out,
                 narrow_factors(target),
                 *images(fast_math=fast_math),
+                # Rounds more than a sum of products.
+                *([use_winograd(target)] if fast_math else []),
                 *fold_shapes(),
             ),
             Stage(

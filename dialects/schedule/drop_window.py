@@ -13,7 +13,8 @@ class DropWindow(ScheduleDialect.Operation, name="drop_window"):
     A position such as ``2 * x + r`` in which all loops but one have one iteration becomes the
     loop alone, over a slice with the stride. What is left is a contraction or an elementwise
     operation, also where the window moves by more than 1: upstream's folding of unit extents
-    leaves the factor. Positions of several larger loops stay.
+    leaves the factor. Positions of several larger loops stay. A constant position goes into
+    the slice as well.
     """
 
     target: ext.Operand[transform.AnyOpType]
@@ -45,7 +46,12 @@ def _drop(
         return affine_map
     kind = ir.RankedTensorType(value.type)
     offsets, sizes, strides, results = [0] * kind.rank, list(kind.shape), [1] * kind.rank, []
+    dropped: list[int] = []
     for dim, expression in enumerate(affine_map.results):
+        if isinstance(expression, ir.AffineConstantExpr) and kind.shape[dim] > 1:
+            sizes[dim], offsets[dim] = 1, expression.value
+            dropped.append(dim)
+            continue
         found = None if is_simple(expression) else position_of(expression, extents)
         if found is None:
             results.append(expression)
@@ -56,7 +62,8 @@ def _drop(
     if results == list(affine_map.results):
         return affine_map
     with ir.InsertionPoint(target), target.location:
-        sliced = ir.RankedTensorType.get(sizes, kind.element_type)
+        left = [size for dim, size in enumerate(sizes) if dim not in dropped]
+        sliced = ir.RankedTensorType.get(left, kind.element_type)
         target.operation.operands[number] = tensor.extract_slice(
             sliced, value, [], [], [], offsets, sizes, strides
         )

@@ -13,6 +13,7 @@ from mlcflow.check.contraction64 import contract
 from mlcflow.check.conversions import Unsupported, integer_type
 from mlcflow.check.scalars import element
 from mlcflow.check.views64 import LARGEST, steps, view
+from mlcflow.check.windows64 import tiled_loops
 from mlcflow.graph.linalg_ops import indexing_maps, iterators, owner
 from mlcflow.mlir import ir
 
@@ -190,7 +191,8 @@ def _reduce(run: _Body, views: list[Number], reduced: tuple[int, ...]) -> Number
         known = run.values(views, {}, {product.results[0], combiner.results[0]})
         kind = str(product.results[0].type)
         a, b = (known[value] for value in product.operands)
-        return contract(a, b, start, reduced, run.extents, kind, how)
+        tiled = tiled_loops(indexing_maps(run.op), run.extents, reduced, kind)
+        return contract(a, b, start, reduced, run.extents, kind, how, tiled)
     known = run.values(views, {}, {combiner.results[0]})
     number = known[term]
     shape = tuple(

@@ -117,7 +117,7 @@ def _repeated(start: ir.Value) -> ir.Value | None:
 
 def _fold(op: ir.OpView, fixed: set[ir.Value]) -> None:
     """Follow the result of ``op``, and fold what is found into its weights."""
-    if not _is_fixed(inputs(op)[1], fixed):
+    if not is_fixed(inputs(op)[1], fixed):
         return
     value, line = _last(op), Line()
     while (found := _next(value, fixed)) is not None:
@@ -151,14 +151,14 @@ def _next(value: ir.Value, fixed: set[ir.Value]) -> tuple[ir.Value, Line] | None
     if reader.results[0].type != value.type:
         return None
     line = read_line(reader, value, channel=1)
-    if line is None or not all(_is_fixed(v, fixed) for v in leaves(line.scale)):
+    if line is None or not all(is_fixed(v, fixed) for v in leaves(line.scale)):
         return None
     return (
-        (reader.results[0], line) if all(_is_fixed(v, fixed) for v in leaves(line.shift)) else None
+        (reader.results[0], line) if all(is_fixed(v, fixed) for v in leaves(line.shift)) else None
     )
 
 
-def _is_fixed(value: ir.Value, fixed: set[ir.Value]) -> bool:
+def is_fixed(value: ir.Value, fixed: set[ir.Value]) -> bool:
     """Whether ``value`` depends on ``fixed`` values and constants alone."""
     producer = owner(value)
     if producer is None:
@@ -168,7 +168,7 @@ def _is_fixed(value: ir.Value, fixed: set[ir.Value]) -> bool:
         return True
     if not (is_linalg(producer) or name in ("tensor.expand_shape", "tensor.collapse_shape")):
         return False
-    return all(_is_fixed(v, fixed) for v in [*producer.operation.operands, *captured(producer)])
+    return all(is_fixed(v, fixed) for v in [*producer.operation.operands, *captured(producer)])
 
 
 def _define_before(value: ir.Value, op: ir.OpView) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mlcflow.graph.choices import loops_that_choose
+from mlcflow.graph.kernel import loop_extents
 from mlcflow.graph.linalg_ops import (
     is_elementwise,
     is_generic,
@@ -35,6 +37,8 @@ def _words(op: ir.OpView) -> list[str]:
         return [op.operation.name.removeprefix("linalg.")]
     if linalg.isa_contraction_op(op.operation):
         return ["contraction"]
+    if loops_that_choose(op, loop_extents(op)):
+        return ["transform"]
     if is_windowed(op):
         return ["conv"]
     body = [inner.operation.name.split(".")[1] for inner in payload(op)]

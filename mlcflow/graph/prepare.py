@@ -18,6 +18,7 @@ from mlcflow.graph.linalg_ops import (
     is_empty,
     is_fill,
     is_linalg,
+    loop_kinds,
     owner,
 )
 from mlcflow.mlir import func, ir, walk
@@ -29,8 +30,8 @@ def prepare(module: ir.Module) -> None:
     """Move what depends on parameters alone from ``@main`` to a new function ``@prepare``.
 
     Its results become arguments of ``@main``, marked ``mlcflow.prepared``. An operation moves
-    only if its result is no larger than its largest operand: a broadcast bias is better made
-    where it is used. Parameters that the model overwrites count as inputs.
+    only if its result is no larger than its largest operand, or a sum: a broadcast bias is
+    better made where it is used. Parameters that the model overwrites count as inputs.
     """
     main = next((op for op in module.body.operations if _is_main(op)), None)
     if main is None or any(_is_prepare(op) for op in module.body.operations):
@@ -81,6 +82,8 @@ def _is_free(op: ir.OpView) -> bool:
 def _is_worth_moving(op: ir.OpView) -> bool:
     if has_assertion(op):
         return False
+    if is_linalg(op) and "reduction" in loop_kinds(op):
+        return True
     values = [*op.operation.operands, *captured(op)]  # captured: gathers from it
     sources = [value.type for value in values if not _is_free_value(value)]
     largest = max((elements(t) for t in sources if isinstance(t, ir.ShapedType)), default=0)

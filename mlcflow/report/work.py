@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from mlcflow.graph.choices import times_computed
 from mlcflow.graph.kernel import Kernel, loop_extents, read_kernel
-from mlcflow.graph.linalg_ops import is_fill, payload
+from mlcflow.graph.linalg_ops import is_fill
 from mlcflow.mlir import func, ir
 
 _MOVES = tuple(f"arith.{name}" for name in ("constant", "select", "ext", "trunc", "sito", "uito"))
@@ -21,8 +22,8 @@ def flops(kernel: Kernel) -> int:
     for op in kernel.blocks:
         extents = loop_extents(op)
         if not is_fill(op) and all(extent > 0 for extent in extents):
-            count = sum(_computes(inner) for inner in payload(op))
-            total += math.prod(extents) * count
+            times = times_computed(op, extents)
+            total += sum(count for inner, count in times if _computes(inner))
     return total
 
 

@@ -84,15 +84,16 @@ def drop_unit_loops(schedule: Schedule) -> None:
 
 @primitive
 def _drop_unit_loops(schedule: Schedule, *, track: bool) -> None:
+    found = blocks(schedule.function)
     kept = {
-        name: [loop.name for loop in schedule.loops(name) if loop.op is None and loop.extent != 1]
-        for name in schedule.blocks()
+        name: [n for n, size in zip(loop_names(op), loop_extents(op), strict=True) if size != 1]
+        for name, op in found.items()
     }
-    copies = [name for name, op in blocks(schedule.function).items() if is_copy(op)]
+    copies = [name for name, op in found.items() if is_copy(op)]
     windows = {
         name: is_generic(op)
-        for name, op in blocks(schedule.function).items()
-        if 1 in loop_extents(op) and has_window(op)
+        for name, op in found.items()
+        if 1 in loop_extents(op) and (has_window(op) or _reads_fixed_position(op))
     }
 
     def build(root: Handle) -> None:
@@ -114,6 +115,13 @@ def _drop_unit_loops(schedule: Schedule, *, track: bool) -> None:
         simplify(root)
 
     schedule.apply("drop_unit_loops", {}, build)
+
+
+def _reads_fixed_position(op: ir.OpView) -> bool:
+    """Whether the position along a dimension of an operand is a number other than 0."""
+    zero = ir.AffineConstantExpr.get(0, op.operation.context)
+    expressions = [e for m in indexing_maps(op) for e in m.results]
+    return any(isinstance(e, ir.AffineConstantExpr) and e != zero for e in expressions)
 
 
 def rfactor(schedule: Schedule, loop: Loop, lanes: int) -> str:

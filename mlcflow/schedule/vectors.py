@@ -27,7 +27,7 @@ from mlcflow.mlir import (
 )
 from mlcflow.schedule.emit import match_block, match_loops, simplify
 from mlcflow.schedule.interpret import Handle
-from mlcflow.schedule.labels import has_window
+from mlcflow.schedule.labels import blocks, has_window
 
 if TYPE_CHECKING:
     from mlcflow.schedule.schedule import Schedule
@@ -44,11 +44,15 @@ def vectorize(schedule: Schedule, chosen: list[str]) -> None:
     names = chosen or schedule.blocks()
     if not names:
         raise ScheduleError(f"vectorize: kernel '{schedule.kernel.name}' has no blocks left")
-    problems = [p for name in names if (p := why_not(schedule.block(name), name))]
+    found = {name: op for name, op in blocks(schedule.function).items() if name in names}
+    missing = [name for name in names if name not in found]
+    if missing:
+        schedule.block(missing[0])  # says what there is
+    problems = [p for name in names if (p := why_not(found[name], name))]
     if problems:
         raise ScheduleError("vectorize: " + "; ".join(problems))
 
-    generic = {name for name in names if _is_generic_contraction(schedule.block(name))}
+    generic = {name for name in names if _is_generic_contraction(found[name])}
 
     def build(root: Handle) -> None:
         for name in names:
