@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from mlcflow import mlir
 from mlcflow.check.agreement import worst_element
 from mlcflow.check.apart import Outcome, Tell, run_apart
+from mlcflow.check.expected import call, load_reference
 from mlcflow.check.inputs import make_arrays
 from mlcflow.check.isolate import Limits
-from mlcflow.check.program import Program, call, load_reference, ports_of
+from mlcflow.check.program import Program, compare_results, ports_of
 from mlcflow.check.walk import run_steps
 from mlcflow.check.widen import wide_array, widen
 from mlcflow.graph.interface import normalize_interface
@@ -61,12 +62,8 @@ def attempt(program: Program, text: str, steps: Sequence[Step], limits: Limits) 
         executable = load_reference(module, program.parameters, 1)
         wrong: dict[str, list] = {}
         for number, kind in enumerate(program.kinds):
-            results = call(executable, program.sets[number])
-            expected = zip(program.exact[number], program.reference[number], strict=True)
-            for name, actual, (exact, trusted) in zip(
-                program.results, results, expected, strict=True
-            ):
-                worst = worst_element(actual, exact, trusted)
+            found = compare_results(program, number, call(executable, program.sets[number]))
+            for name, worst in zip(program.results, found, strict=True):
                 if not worst.agrees:
                     wrong.setdefault(name, [kind, worst.ratio])
         return [[name, *about] for name, about in wrong.items()]

@@ -108,6 +108,21 @@ def _clone(op: ir.OpView, copies: dict[ir.Value, ir.Value]) -> None:
     copies.update(zip(op.results, copy.results, strict=True))
 
 
+def drop_result(module: ir.Module, number: int) -> None:
+    """Let ``@main`` not return the result of that number."""
+    main = main_of(module)
+    *_, returned = main.entry_block.operations
+    values = [value for n, value in enumerate(returned.operands) if n != number]
+    with module.context, ir.Location.unknown():
+        with ir.InsertionPoint(returned):
+            func.ReturnOp(values)
+        returned.operation.erase()
+        kind = ir.FunctionType.get(list(main.type.inputs), [value.type for value in values])
+        main.attributes["function_type"] = ir.TypeAttr.get(kind)
+        if "res_attrs" in main.attributes:
+            del main.attributes["res_attrs"]
+
+
 def scalar_steps(module: ir.Module) -> Iterator[tuple[int, int]]:
     """Each scalar operation inside an operation that an operand could stand for.
 

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mlcflow import mlir
 from mlcflow.check.agreement import Worst, worst_element
 from mlcflow.check.apart import Outcome, Tell, run_apart
+from mlcflow.check.expected import (
+    Arrays,
+    Expected,
+    call,
+    expect,
+    from_row,
+    load_reference,
+    to_row,
+)
 from mlcflow.check.inputs import KINDS, make_arrays, uneven
 from mlcflow.check.isolate import Limits
-from mlcflow.check.widen import wide_array, widen
-from mlcflow.errors import ExecutionError, LoweringError
-from mlcflow.frontends import Imported
 from mlcflow.graph.interface import entry_points, names_of, normalize_interface
 from mlcflow.mlir import ir
 from mlcflow.runtime import dtypes
-from mlcflow.runtime.executable import Executable
 from mlcflow.runtime.interface import DYNAMIC, Port
 
-Arrays = list[np.ndarray]
-DEFAULT = Limits(seconds=600.0)
+DEFAULT = Limits(seconds=1800.0)
 """What each run of a program may take."""
 
 
@@ -35,8 +35,8 @@ class Program:
     """A module on tensors as ``text``, and what to run it on.
 
     ``start`` is the stage at which a pipeline takes it up (``None``: the first). ``sets`` are
-    inputs, a list for each kind; ``exact`` and ``reference`` the results in float64 and of the
-    reference lowering, which took ``seconds``. ``results`` names them.
+    inputs, a list for each kind, ``expected`` what it gives, which took ``seconds`` to compute.
+    ``results`` names them.
     """
 
     text: str
@@ -44,8 +44,7 @@ class Program:
     parameters: Mapping[str, Any]
     kinds: tuple[str, ...]
     sets: tuple[Arrays, ...]
-    exact: tuple[Arrays, ...]
-    reference: tuple[Arrays, ...]
+    expected: Expected
     results: tuple[str, ...]
     seconds: float = 0.0
 
@@ -63,11 +62,12 @@ def make_program(
     kinds: Sequence[str] = KINDS,
     seed: int = 0,
     limits: Limits = DEFAULT,
-    opt_level: int = 1,
+    patience: float = float("inf"),
 ) -> Program:
     """Choose inputs and compute what the module should give for them, in a process apart.
 
-    Parameters that nobody gives are made up. Raises ``LoweringError`` when the reference
+    Parameters that nobody gives are made up. A program that takes more than ``patience``
+    seconds is run on the first kinds of inputs only. Raises ``LoweringError`` when the reference
     lowering fails: then there is nothing to compare with.
     """
     module = mlir.parse(text)
@@ -88,15 +88,15 @@ def make_program(
     chosen += [("example", list(given)) for given in examples[1:]]
     text = mlir.asm(module, locations=True)
     begin = time.perf_counter()
-    kept, exact, trusted = _expected(text, held, [given for _, given in chosen], limits, opt_level)
+    generous = replace(limits, seconds=max(limits.seconds, DEFAULT.seconds))
+    found = expect(text, held, [given for _, given in chosen], generous, patience=patience)
     return Program(
         text,
         start,
         held,
-        tuple(chosen[n][0] for n in kept),
-        tuple(chosen[n][1] for n in kept),
-        tuple(exact),
-        tuple(trusted),
+        tuple(chosen[n][0] for n in found.kept),
+        tuple(chosen[n][1] for n in found.kept),
+        found,
         tuple(names),
         time.perf_counter() - begin,
     )
@@ -120,95 +120,27 @@ def ports_of(module: ir.Module) -> tuple[list[Port], list[Port], list[str]]:
     return found["input"], found["parameter"], [n for n in outputs if n] + mutated
 
 
-def _expected(
-    text: str, parameters: Mapping[str, Any], sets: list[Arrays], limits: Limits, opt_level: int
-) -> tuple[list[int], list[Arrays], list[Arrays]]:
-    """The sets that the model accepts, by number; their results in float64; as lowered."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "results.npz"
-
-        def compute(tell: Tell) -> list[int]:
-            wide = mlir.parse(text)
-            widen(wide)
-            big = {name: wide_array(value) for name, value in parameters.items()}
-            exact = load_reference(wide, big, opt_level)
-            narrow = load_reference(mlir.parse(text), parameters, opt_level)
-            kept: list[int] = []
-            arrays: dict[str, Any] = {}
-            for number, given in enumerate(sets):
-                tell(f"set {number}")
-                try:
-                    pair = call(exact, list(map(wide_array, given))), call(narrow, given)
-                except ExecutionError:  # a check of the model's own, which these inputs fail
-                    continue
-                kept.append(number)
-                for name, results in zip(("exact", "reference"), pair, strict=True):
-                    for position, array in enumerate(results):
-                        arrays[f"{name}.{number}.{position}"] = wide_array(array)
-            np.savez(path, **arrays)
-            return kept
-
-        outcome = run_apart(compute, DEFAULT)
-        if outcome.kind != "done":
-            raise LoweringError(
-                f"the reference lowering {outcome.kind}, there is nothing to compare with: "
-                f"{outcome.message}"
-            )
-        with np.load(path, allow_pickle=False) as stored:
-            return outcome.value, *(
-                [
-                    [stored[f"{name}.{n}.{p}"] for p in range(_count(stored, f"{name}.{n}."))]
-                    for n in outcome.value
-                ]
-                for name in ("exact", "reference")
-            )
-
-
-def _count(stored: Any, prefix: str) -> int:
-    return sum(name.startswith(prefix) for name in stored.files)
-
-
-def load_reference(module: ir.Module, parameters: Mapping[str, Any], opt_level: int) -> Executable:
-    """The module of any stage, by the reference lowering."""
-    from mlcflow.compiler import build_pipeline, load
-
-    pipeline = build_pipeline("reference", options={"opt_level": opt_level})
-    return load(Imported(module, dict(parameters)), pipeline)
-
-
-def call(executable: Executable, arrays: Arrays) -> Arrays:
-    """The results, then what inputs and parameters have become that the model overwrites."""
-    copies = [np.array(array) for array in arrays]
-    kept = {name: np.array(executable.parameters[name]) for name in executable.mutated_parameters}
-    results = executable(*copies)
-    found = list(results) if isinstance(results, tuple) else [results]
-    for name, before in kept.items():
-        found.append(np.array(executable.parameters[name]))
-        np.copyto(np.asarray(executable.parameters[name]), before)
-    return found
-
-
-def judge(
-    program: Program, text: str, limits: Limits, *, opt_level: int = 1
-) -> tuple[Outcome, list[list[Worst]]]:
+def judge(program: Program, text: str, limits: Limits) -> tuple[Outcome, list[list[Worst]]]:
     """Run ``text``, what became of the program, and compare: a list of results a kind of input."""
 
     def compute(tell: Tell) -> list[list[list]]:
         tell("compile")
-        executable = load_reference(mlir.parse(text), program.parameters, opt_level)
+        executable = load_reference(mlir.parse(text), program.parameters, 1)
         found = []
         for number, given in enumerate(program.sets):
             tell(f"set {number}")
-            found.append(_compare(program, number, call(executable, given)))
+            worst = compare_results(program, number, call(executable, given))
+            found.append(list(map(to_row, worst)))
         return found
 
+    if text == program.text:
+        return Outcome("done"), program.expected.worst
     outcome = run_apart(compute, program.within(limits))
-    if outcome.kind != "done":
-        return outcome, []
-    return outcome, [[Worst(r, tuple(p), *rest) for r, p, *rest in row] for row in outcome.value]
+    rows = outcome.value if outcome.kind == "done" else []
+    return outcome, [list(map(from_row, row)) for row in rows]
 
 
-def _compare(program: Program, number: int, results: Arrays) -> list[list]:
-    expected = zip(results, program.exact[number], program.reference[number], strict=True)
-    found = [worst_element(actual, exact, trusted) for actual, exact, trusted in expected]
-    return [[w.ratio, list(w.place), w.actual, w.exact, w.skipped] for w in found]
+def compare_results(program: Program, number: int, results: Arrays) -> list[Worst]:
+    """The worst element of each result for the inputs of that number."""
+    exact, reference = program.expected.exact[number], program.expected.reference[number]
+    return [worst_element(*each) for each in zip(results, exact, reference, strict=True)]

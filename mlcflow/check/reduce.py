@@ -9,6 +9,7 @@ from functools import partial
 
 from mlcflow import mlir
 from mlcflow.check.extract import (
+    drop_result,
     extract,
     main_of,
     operations,
@@ -65,6 +66,7 @@ def reduce_program(text: str, fails: Fails, seconds: float) -> tuple[str, int]:
     """
     state = _Reduction(text, fails, time.monotonic() + seconds)
     _keep_few(state)
+    _drop_results(state)
     _tidy(state)
     _simplify_scalars(state)
     _shrink(state)
@@ -88,6 +90,13 @@ def _keep_few(state: _Reduction) -> None:
             parts *= 2
         else:
             return
+
+
+def _drop_results(state: _Reduction) -> None:
+    count = len(main_of(mlir.parse(state.text)).type.results)
+    for number in reversed(range(count)):
+        if count > 1 and state.accepts(partial(drop_result, number=number)):
+            count -= 1
 
 
 def _split(count: int, parts: int) -> list[list[int]]:

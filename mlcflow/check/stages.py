@@ -23,6 +23,8 @@ from mlcflow.pipeline import Pipeline
 
 IMPORT = "import"
 """What the module is called before the first stage."""
+PATIENCE = 5.0
+"""Seconds of a trusted run of a model; one that takes longer is run on few kinds of inputs."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,12 @@ def whole_model(
     text = mlir.asm(imported.module, locations=True)
     examples = [list(given) for given in inputs]
     return make_program(
-        text, parameters=imported.parameters, examples=examples, seed=seed, limits=limits
+        text,
+        parameters=imported.parameters,
+        examples=examples,
+        seed=seed,
+        limits=limits,
+        patience=PATIENCE,
     )
 
 

@@ -72,8 +72,8 @@ def import_torch(
         for name in _parameter_names(decomposed):
             if name not in parameters:
                 parameters[name] = _contiguous(decomposed, name)
-        results = _strip_constants(decomposed.graph, decomposed.graph_signature)
-        module = _import_graph(decomposed)
+        results = strip_constants(decomposed.graph, decomposed.graph_signature)
+        module = import_graph(decomposed)
         _lower(module)
         _annotate(module, decomposed, results)
         return module
@@ -110,7 +110,7 @@ def _constants(program: torch.export.ExportedProgram) -> dict[int, Any]:
     return {number: arg.value for number, arg in found if isinstance(arg, ConstantArgument)}
 
 
-def _strip_constants(graph: torch.fx.Graph, signature: Any) -> list:
+def strip_constants(graph: torch.fx.Graph, signature: Any) -> list:
     """Remove what is no tensor from the inputs and outputs of the graph.
 
     Returns the specs of the outputs that remain.
@@ -129,7 +129,8 @@ def _strip_constants(graph: torch.fx.Graph, signature: Any) -> list:
     return results
 
 
-def _import_graph(program: torch.export.ExportedProgram) -> ir.Module:
+def import_graph(program: torch.export.ExportedProgram) -> ir.Module:
+    """A decomposed program in the torch dialect. Raises ``ImportModelError``."""
     entering(IMPORT, "FxImporter", None)
     importer = FxImporter(context=mlir.context(), graph_node_importer_cls=NodeImporter)
     try:
@@ -150,7 +151,7 @@ def _lower(module: ir.Module) -> None:
             step(module)
     except ir.MLIRError as error:
         found = unsupported(imported, TO_LINALG)
-        lines = found or [d.message for d in error.error_diagnostics]
+        lines = [str(each) for each in found] or [d.message for d in error.error_diagnostics]
         raise ImportModelError(
             f"torch-mlir cannot lower {len(lines)} operation(s) of this model to linalg:\n  "
             + "\n  ".join(lines)

@@ -21,8 +21,7 @@ def export(
     """The exported program of a model. Raises ``ImportModelError`` when PyTorch refuses."""
     if isinstance(model, torch.export.ExportedProgram):
         return model
-    if not isinstance(model, torch.nn.Module):
-        model = _Function(model)
+    model = as_module(model)
     problems = []
     # Dynamo also traces what turns a tensor into a Python number, but fewer Python programs.
     for strict in (False, True):
@@ -37,6 +36,11 @@ def export(
         f"torch.export refused the model: {type(problems[0]).__name__}: {problems[0]}\n"
         "  to see it alone: torch.export.export(model, args, strict=False)"
     ) from problems[0]
+
+
+def as_module(model: Callable[..., Any]) -> torch.nn.Module:
+    """The model, if it is a ``torch.nn.Module``; else the function as one."""
+    return model if isinstance(model, torch.nn.Module) else _Function(model)
 
 
 class _Function(torch.nn.Module):

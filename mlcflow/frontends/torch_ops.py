@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch_mlir.extras.fx_importer import GraphNodeImporter
@@ -47,24 +48,38 @@ class NodeImporter(GraphNodeImporter):
 _BUILDERS = ("torch.constant.", "torch.prim.ListConstruct", "torch.vtensor.literal")
 
 
-def unsupported(module: ir.Module, steps: tuple[Step, ...]) -> list[str]:
-    """One line for each distinct torch operation of ``module`` that ``steps`` cannot lower.
+@dataclass(frozen=True)
+class Refused:
+    """Equal operations that torch-mlir does not lower: the types of their operands, their lines."""
+
+    operation: str
+    types: tuple[str, ...]
+    count: int
+    where: str
+    examples: tuple[ir.OpView, ...] = ()
+
+    def __str__(self) -> str:
+        types = ", ".join(self.types)
+        return f"{self.operation}({types}) x {self.count}, at {self.where or '?'}"
+
+
+def unsupported(module: ir.Module, steps: tuple[Step, ...]) -> list[Refused]:
+    """Each distinct torch operation of ``module`` that ``steps`` cannot lower.
 
     Each operation is tried alone, in a function of its own, so that one does not hide the
-    next. A line names the operation, its types, how often it occurs, and where in the user's
-    source.
+    next.
     """
     seen: dict[str, list[ir.OpView]] = {}
     for op in walk(module.operation):
         if op.operation.name.startswith("torch.") and not op.operation.name.startswith(_BUILDERS):
             seen.setdefault(_key(op), []).append(op)
-    lines = []
+    found = []
     for ops in seen.values():
         if not _lowers_alone(ops[0], steps):
             where = source_lines(str(op.location) for op in ops)
-            types = ", ".join(str(v.type).removeprefix("!torch.") for v in ops[0].operands)
-            lines.append(f"{_operation_name(ops[0])}({types}) x {len(ops)}, at {where or '?'}")
-    return lines
+            types = tuple(str(v.type).removeprefix("!torch.") for v in ops[0].operands)
+            found.append(Refused(_operation_name(ops[0]), types, len(ops), where, tuple(ops)))
+    return found
 
 
 def _operation_name(op: ir.OpView) -> str:

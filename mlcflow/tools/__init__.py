@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "mlcflow.tools.run",
     "opt": "mlcflow.tools.opt",
     "pipelines": "mlcflow.tools.pipelines",
+    "check": "mlcflow.tools.check",
     "verify": "mlcflow.tools.verify",
     "bisect": "mlcflow.tools.bisect",
     "bench": "mlcflow.tools.bench",

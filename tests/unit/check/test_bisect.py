@@ -55,7 +55,7 @@ BUGS: list[tuple[str, Step, int | None, str]] = [
     ("stage", "bug", "at", "kind"), BUGS, ids=lambda value: getattr(value, "__name__", None)
 )
 def test_the_stage_and_the_step_are_named(stage: str, bug: Step, at: int | None, kind: str) -> None:
-    found = search(planted(stage, bug, at), limits=QUICK)
+    found = search(planted(stage, bug, at), limits=QUICK, seconds=300.0)
     assert found is not None
     assert (found.stage, found.steps, found.failure.kind) == (stage, (bug.__name__,), kind)
     assert len(found.program.splitlines()) <= 28  # two lines above it say what it shows

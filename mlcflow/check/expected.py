@@ -1,0 +1,150 @@
+"""What a program should give: in float64, and by the reference lowering."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlcflow import mlir
+from mlcflow.check.agreement import Worst, worst_element
+from mlcflow.check.apart import Tell, run_apart
+from mlcflow.check.isolate import Limits
+from mlcflow.check.widen import wide_array, widen
+from mlcflow.errors import ExecutionError, LoweringError
+from mlcflow.frontends import Imported
+from mlcflow.mlir import ir
+from mlcflow.runtime.executable import Executable
+
+Arrays = list[np.ndarray]
+FEW = 2
+"""How many kinds of inputs a program is run on that takes long: the first ones."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """For each set of inputs that the program accepts, by number in ``kept``: its results.
+
+    ``exact`` in float64, ``reference`` of the reference lowering, ``worst`` how they differ.
+    """
+
+    kept: tuple[int, ...]
+    exact: tuple[Arrays, ...]
+    reference: tuple[Arrays, ...]
+    worst: list[list[Worst]]
+
+
+def expect(
+    text: str,
+    parameters: Mapping[str, Any],
+    sets: list[Arrays],
+    limits: Limits,
+    *,
+    opt_level: int = 1,
+    patience: float = float("inf"),
+) -> Expected:
+    """Run the program in a process apart; if a run takes more than ``patience`` s, on few sets.
+
+    Raises ``LoweringError`` when the reference lowering fails: there is nothing to compare with.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "results.npz"
+
+        def compute(tell: Tell) -> list:
+            run = _Runs(text, parameters, opt_level, patience)
+            for number, given in enumerate(sets):
+                tell(f"set {number}")
+                run.on(number, given)
+            np.savez(path, allow_pickle=False, **run.arrays)
+            return [run.kept, run.rows]
+
+        outcome = run_apart(compute, limits)
+        if outcome.kind != "done":
+            raise LoweringError(
+                f"the reference lowering {outcome.kind}, so there is nothing to compare with: "
+                f"{outcome.message}"
+            )
+        kept, rows = outcome.value
+        with np.load(path, allow_pickle=False) as stored:
+            exact, reference = (_stored(stored, name, kept) for name in ("exact", "reference"))
+    return Expected(tuple(kept), exact, reference, [[from_row(e) for e in row] for row in rows])
+
+
+class _Runs:
+    """The runs of a program, and what is kept of them."""
+
+    def __init__(
+        self, text: str, parameters: Mapping[str, Any], opt_level: int, patience: float
+    ) -> None:
+        wide = mlir.parse(text)
+        widen(wide)
+        big = {name: wide_array(value) for name, value in parameters.items()}
+        self.exact = load_reference(wide, big, opt_level)
+        self.narrow = load_reference(mlir.parse(text), parameters, opt_level)
+        self.patience, self.slowest = patience, 0.0
+        self.kept: list[int] = []
+        self.rows: list[list[list]] = []
+        self.arrays: dict[str, Any] = {}
+
+    def on(self, number: int, given: Arrays) -> None:
+        """Run both on a set, unless its own checks refuse it or enough is known."""
+        if len(self.kept) >= FEW and self.slowest > self.patience:
+            return
+        begin = time.perf_counter()
+        try:
+            exact = call(self.exact, list(map(wide_array, given)))
+            narrow = call(self.narrow, given)
+        except ExecutionError:
+            return
+        self.slowest = max(self.slowest, time.perf_counter() - begin)
+        wide = list(map(wide_array, narrow))
+        self.kept.append(number)
+        self.rows.append([to_row(worst_element(*e)) for e in zip(narrow, exact, wide, strict=True)])
+        for name, results in (("exact", exact), ("reference", wide)):
+            for position, array in enumerate(results):
+                self.arrays[f"{name}.{number}.{position}"] = array
+
+
+def _stored(stored: Any, name: str, kept: list[int]) -> tuple[Arrays, ...]:
+    def of(number: int) -> Arrays:
+        start = f"{name}.{number}."
+        count = sum(file.startswith(start) for file in stored.files)
+        return [stored[f"{start}{position}"] for position in range(count)]
+
+    return tuple(map(of, kept))
+
+
+def to_row(worst: Worst) -> list:
+    """A worst element as data."""
+    return [worst.ratio, list(worst.place), worst.actual, worst.exact, worst.skipped]
+
+
+def from_row(row: list) -> Worst:
+    """The worst element of :func:`to_row`."""
+    ratio, place, actual, exact, skipped = row
+    return Worst(ratio, tuple(place), actual, exact, skipped)
+
+
+def load_reference(module: ir.Module, parameters: Mapping[str, Any], opt_level: int) -> Executable:
+    """The module of any stage, by the reference lowering."""
+    from mlcflow.compiler import build_pipeline, load
+
+    pipeline = build_pipeline("reference", options={"opt_level": opt_level})
+    return load(Imported(module, dict(parameters)), pipeline)
+
+
+def call(executable: Executable, arrays: Arrays) -> Arrays:
+    """The results, then what the parameters have become that the model overwrites."""
+    copies = [np.array(array) for array in arrays]
+    kept = {name: np.array(executable.parameters[name]) for name in executable.mutated_parameters}
+    results = executable(*copies)
+    found = list(results) if isinstance(results, tuple) else [results]
+    for name, before in kept.items():
+        found.append(np.array(executable.parameters[name]))
+        np.copyto(np.asarray(executable.parameters[name]), before)
+    return found
