@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlcflow.gpu.loops import constant_index
+from mlcflow.gpu.loops import constant_index, spread_over
 from mlcflow.gpu.swizzle import PIECE, swizzle_of
 from mlcflow.mlir import arith, ir, memref, nvgpu, nvvm, vector
 
@@ -19,16 +19,21 @@ _DYNAMIC = ir.ShapedType.get_dynamic_stride_or_offset()
 
 @dataclass(frozen=True)
 class Place:
-    """A view as a part of a buffer: where it begins in each dimension, and which are its own."""
+    """A view as a part of a buffer: where it begins in each dimension, which are its own, and the
+    sizes of these.
+    """
 
     buffer: ir.Value
     begins: tuple[ir.Value | None, ...]
     own: tuple[int, ...]
+    sizes: tuple[int, ...]
 
-    def at(self, indices: Sequence[ir.Value]) -> list[ir.Value]:
-        """The position in the buffer of an element of the view, the first of a batch."""
-        indices = [*[constant_index(0)] * (len(self.own) - len(indices)), *indices]
+    def at(self, row: ir.Value, column: ir.Value) -> list[ir.Value]:
+        """The position in the buffer of an element; rows are counted over all but the last
+        dimension of the view.
+        """
         found = [begin if begin is not None else constant_index(0) for begin in self.begins]
+        indices = [*spread_over(row, self.sizes[:-1]), column]
         for dim, index in zip(self.own, indices, strict=True):
             begin = self.begins[dim]
             found[dim] = index if begin is None else arith.addi(begin, index)
@@ -37,13 +42,13 @@ class Place:
 
 def place_of(view: ir.Value) -> Place:
     """Where a chain of subviews ends, as far as their strides are 1."""
+    shape = tuple(ir.MemRefType(view.type).shape)
+    whole = Place(view, (None,) * len(shape), tuple(range(len(shape))), shape)
     if isinstance(view.owner, ir.Block) or not isinstance(view.owner.opview, memref.SubViewOp):
-        rank = ir.MemRefType(view.type).rank
-        return Place(view, (None,) * rank, tuple(range(rank)))
+        return whole
     op = view.owner.opview
     if any(stride != 1 for stride in op.static_strides):
-        rank = ir.MemRefType(view.type).rank
-        return Place(view, (None,) * rank, tuple(range(rank)))
+        return whole
     outer = place_of(op.source)
     dynamic = iter(op.offsets)
     offsets = [
@@ -55,14 +60,13 @@ def place_of(view: ir.Value) -> Place:
         if offset is not None:
             begin = begins[dim]
             begins[dim] = offset if begin is None else arith.addi(begin, offset)
-    shape = list(ir.MemRefType(view.type).shape)
     kept, spare = [], len(outer.own) - len(shape)
     for dim, size in zip(outer.own, op.static_sizes, strict=True):
         if spare and size == 1:
             spare -= 1
         else:
             kept.append(dim)
-    return Place(outer.buffer, tuple(begins), tuple(kept))
+    return Place(outer.buffer, tuple(begins), tuple(kept), shape)
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class Factor:
 
     def at(self, row: ir.Value, column: ir.Value) -> list[ir.Value]:
         """Where an element of the view lies."""
-        *outer, line, position = self.place.at([row, column])
+        *outer, line, position = self.place.at(row, column)
         swizzle = swizzle_of(self.place.buffer)
         if swizzle is None:
             return [*outer, line, position]

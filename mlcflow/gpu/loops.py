@@ -75,3 +75,18 @@ def take_iteration(loop: scf.ForOp, number: ir.Value, *, always: bool) -> None:
         with ir.InsertionPoint(guard.then_block):
             scf.YieldOp([])
     dissolve(loop, [value], guard.then_block)
+
+
+def spread_over(number: ir.Value, sizes: Sequence[int]) -> list[ir.Value]:
+    """The indices of element ``number`` of an array of these sizes, the last one fastest."""
+    found: list[ir.Value] = []
+    for place in reversed(range(len(sizes))):
+        if sizes[place] == 1:
+            found.append(constant_index(0))
+        elif all(size == 1 for size in sizes[:place]):
+            found.append(number)
+        else:
+            size = constant_index(sizes[place])
+            found.append(arith.remui(number, size))
+            number = arith.divui(number, size)
+    return found[::-1]

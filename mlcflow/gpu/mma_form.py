@@ -7,6 +7,7 @@ instructions"; sm_80 and later).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mlcflow.graph.kernel import loop_extents
@@ -30,6 +31,8 @@ _ARITHMETIC = frozenset(f"arith.{name}" for name in ("extf", "mulf", "addf"))
 @dataclass(frozen=True)
 class MmaForm:
     """``C[m, n] += A[m, k] * B[k, n]`` of ``kind`` into f32; ``is_turned``: B[n, k].
+
+    ``m`` rows may be those of several loops, as the pixels of an image are.
 
     ``batch``: how many loops of one iteration all three begin with.
     """
@@ -64,17 +67,21 @@ def mma_form(op: ir.OpView) -> MmaForm | str:
     if odd:
         return f"it computes with {odd[0]}; expected a sum of products"
     left, right, out = (list(each.results) for each in indexing_maps(op))
-    extents, batch = loop_extents(op), len(out) - 2
-    if batch < 0 or any(extents[loop.position] != 1 for loop in out[:batch]):
-        return f"its loops are {list(extents)}; expected one matrix: split those of a batch to 1"
-    if not left[:batch] == right[:batch] == out[:batch]:
-        return "its operands have different batches"
-    m, n = out[batch:]
+    extents, batch = loop_extents(op), 0
+    while left[batch : batch + 1] == right[batch : batch + 1] == out[batch : batch + 1]:
+        if extents[out[batch].position] != 1:
+            return (
+                f"its loops are {list(extents)}; expected one matrix: split those of a batch to 1"
+            )
+        batch += 1
+    *lines, n = out[batch:] or [None]
     k = left[-1]
     is_turned = right[batch:] == [n, k]
-    if left[batch:] != [m, k] or not (is_turned or right[batch:] == [k, n]):
-        return "expected A[m, k] and B[k, n] or B[n, k] into C[m, n]"
-    sizes = rows, columns, depth = [extents[loop.position] for loop in (m, n, k)]
+    if not lines or left[batch:] != [*lines, k] or not (is_turned or right[batch:] == [k, n]):
+        return "expected A[m, k] and B[k, n] or B[n, k] into C[m, n]; m may be several loops"
+    rows = math.prod(extents[loop.position] for loop in lines)
+    columns, depth = (extents[loop.position] for loop in (n, k))
+    sizes = [rows, columns, depth]
     form = MmaForm(rows, columns, depth, first, is_turned, batch)
     for size, step in zip(sizes, (ROWS, 2 * COLUMNS, form.depth), strict=True):
         if size < 1 or size % step:

@@ -7,6 +7,7 @@ that it holds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,9 +27,10 @@ from mlcflow.gpu.fragments import (
     to_tf32,
 )
 from mlcflow.gpu.hazards import root
-from mlcflow.gpu.loops import constant_index
+from mlcflow.gpu.loops import constant_index, spread_over
 from mlcflow.gpu.memory import OWN
 from mlcflow.gpu.mma_form import COLUMNS, ROWS, MmaForm, mma_form
+from mlcflow.graph.kernel import loop_extents
 from mlcflow.graph.linalg_ops import indexing_maps
 from mlcflow.mlir import arith, func, ir, linalg, memref, nvgpu, scf, vector, walk
 from mlcflow.schedule.labels import BIND, INTRINSIC
@@ -138,8 +140,9 @@ def _is_part(value: ir.Value, buffer: ir.Value) -> bool:
 
 
 def _matrix(value: ir.Value) -> list[int]:
-    """The shape of a view without what is of size 1 in front."""
-    return list(ir.MemRefType(value.type).shape)[-2:]
+    """Rows, over all dimensions but the last, and columns of a view."""
+    *rows, columns = ir.MemRefType(value.type).shape
+    return [math.prod(rows), columns]
 
 
 def _users(value: ir.Value) -> list[ir.OpView]:
@@ -235,8 +238,7 @@ def _one_element(
     op: ir.OpView, buffer: ir.Value, held: Sums, where: list[ir.Value], sums: list[ir.Value]
 ) -> None:
     maps = indexing_maps(op)
-    batch = maps[0].n_dims - 2
-    position = [*[constant_index(0)] * batch, *where]
+    position = [*spread_over(where[0], loop_extents(op)[:-1]), where[1]]
     values = list(op.operation.operands)
     count = 1  # of results: what a linalg operation on memory writes comes last
     body = op.operation.regions[0].blocks[0]

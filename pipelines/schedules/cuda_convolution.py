@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from mlcflow.errors import ScheduleError
+from mlcflow.gpu.mma_form import DEPTHS, ROWS
 from mlcflow.graph.kernel import Kernel
+from mlcflow.graph.linalg_ops import is_fill
 from mlcflow.graph.window import Window, read_window
+from mlcflow.mlir import ir, tensor
 from mlcflow.pipelines.schedules.cuda_contraction import (
     BLOCK,
     DEPTH,
@@ -13,9 +16,11 @@ from mlcflow.pipelines.schedules.cuda_contraction import (
     STEP,
     TYPES,
 )
+from mlcflow.pipelines.schedules.cuda_tensor_cores import WARP
 from mlcflow.pipelines.schedules.tiles import divisor
 from mlcflow.pipelines.schedules.window import follows
 from mlcflow.schedule.labels import Loop
+from mlcflow.schedule.mma import NVGPU_MMA_TF32
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
 
@@ -24,7 +29,7 @@ ROW = 32
 AXES = ("thread.x", "thread.y", "thread.z")
 
 
-def rule(kernel: Kernel, target: Target) -> Schedule | None:
+def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | None:
     """``R[n, y, x, f] += I[n, y*sy + r, x*sx + s, c] * W[r, s, c, f]`` with its epilogue.
 
     A block computes up to 64 pixels of some rows by 64 channels. For each position of the window
@@ -32,7 +37,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     shared memory, ahead of their use where channels are whole 16 bytes; no pixel is copied
     together with its neighbours to anywhere else. A thread keeps up to 4 x 4 results in
     registers. Applies to one floating-point type, any strides and dilations, and 1x1, but not
-    to groups.
+    to groups. ``tf32``: on tensor cores where sizes suit, a warp 16 to 64 pixels by 32 channels.
     """
     window = read_window(kernel.root)
     if window is None or not _suits(kernel, window):
@@ -40,6 +45,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     channels, into = kernel.loops[window.channel], kernel.loops[-1]
     depth, lanes = divisor(into, DEPTH), target.lanes(64 if "f64" in kernel.element_types else 32)
     sizes = _tile(kernel, window)
+    by_warps = tf32 and _suits_tensor_cores(kernel, sizes, depth)
     schedule = Schedule(kernel)
     blocks = schedule.tile_and_fuse(schedule.final, sizes, overlap=True)
     write = schedule.cache_write("root") if schedule.final == "root" else schedule.final
@@ -50,20 +56,25 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     _join(schedule, around)
     copies = [schedule.cache_read("root", operand) for operand in (0, 1)]
     _bind_blocks(schedule, blocks)
-    fills = [
-        name
-        for name in schedule.blocks()
-        if name.startswith("fill") and schedule.loops(name)[0].op is not None
-    ]
+    fills = [name for name in schedule.blocks() if _is_start(schedule.block(name))]
     for block in dict.fromkeys([*fills, "root", write]):
-        _bind_threads(schedule, block)
+        (_bind_warps if by_warps else _bind_threads)(schedule, block)
     if not any(size % lanes for size in (depth, into, channels, sizes[-1])):
         for copy in copies:
             schedule.annotate(copy, "stages", str(STAGES))
+    if by_warps:
+        schedule.tensorize("root", NVGPU_MMA_TF32, target)
+        return schedule
     schedule.split(schedule.loops("root")[-1], [None, STEP if depth % STEP == 0 else 1])
     schedule.drop_unit_loops()
     schedule.vectorize("root")
     return schedule
+
+
+def _is_start(op: ir.OpView) -> bool:
+    """Whether ``op`` fills what a product adds to, and not the border of a padded image."""
+    users = [use.owner.opview for result in op.results for use in result.uses]
+    return is_fill(op) and not all(isinstance(user, tensor.InsertSliceOp) for user in users)
 
 
 def _suits(kernel: Kernel, window: Window) -> bool:
@@ -76,11 +87,31 @@ def _suits(kernel: Kernel, window: Window) -> bool:
     return kernel.loops[window.channel] >= STEP and max(kernel.loops[:-1]) <= MOST_BLOCKS
 
 
+def _suits_tensor_cores(kernel: Kernel, sizes: list[int], depth: int) -> bool:
+    """Whether tiles are whole instructions, and pixels of each row enough for a warp."""
+    pixels, channels = sizes[-3] * sizes[-2] if len(sizes) > 2 else sizes[-2], sizes[-1]
+    is_f32 = kernel.element_types == {"f32"}
+    return is_f32 and pixels % ROWS == 0 and channels % WARP[1] == 0 and depth % DEPTHS["f32"] == 0
+
+
+def _bind_warps(schedule: Schedule, block: str) -> None:
+    """Give each warp up to 32 pixels, whole rows of them, by 32 channels of the tile."""
+    inside = [loop for loop in schedule.loops(block) if loop.op is None]
+    *above, row, channel = [loop for loop in inside if loop.kind == "parallel"]
+    if above and above[-1].extent > 1:
+        rows, _ = schedule.split(
+            above[-1], [None, max(1, min(above[-1].extent, ROW // row.extent))]
+        )
+        schedule.bind(rows, "thread.z")
+    outer, _ = schedule.split(channel, [None, WARP[1]])
+    schedule.bind(outer, "thread.y")
+
+
 def _tile(kernel: Kernel, window: Window) -> list[int]:
     """For each loop of the result how much of it a block computes: powers of two."""
     sizes = [1] * (window.channel + 1)
     sizes[window.row] = _power(kernel.loops[window.row], ROW)
-    if window.row > 1:
+    if window.row > 0:  # rows of an image, or images
         above = kernel.loops[window.row - 1]
         sizes[window.row - 1] = _power(above, BLOCK // sizes[window.row])
     sizes[window.channel] = _power(kernel.loops[window.channel], BLOCK)

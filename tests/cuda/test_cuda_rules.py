@@ -63,9 +63,9 @@ def convolutions():
     block = [nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
     return {
         "epilogue": (nn.Sequential(*block), torch.randn(2, 16, 14, 14), 6 * 3072),
-        "stride": (nn.Conv2d(8, 24, 3, 2, 1, bias=False), torch.randn(1, 8, 15, 15), 2304),
+        "stride": (nn.Conv2d(8, 24, 3, 2, 1, bias=False), torch.randn(1, 8, 15, 15), 7680),
         "three_channels": (nn.Conv2d(3, 16, 7, 2, 3), torch.randn(1, 3, 20, 20), 0),
-        "one_dimension": (nn.Conv1d(8, 16, 3), torch.randn(2, 8, 19), 3072),
+        "one_dimension": (nn.Conv1d(8, 16, 3), torch.randn(2, 8, 19), 4608),
     }
 
 

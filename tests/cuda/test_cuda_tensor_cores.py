@@ -68,6 +68,20 @@ def test_products_of_f32_rounded_by_choice(build, gpu, name):
     assert all(kernel.warps.conflicts == 0 for kernel in gpu.kernels.values())
 
 
+def test_convolutions_rounded_by_choice(build, gpu):
+    """Pixels of an image are the rows of a matrix, wherever they lie."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()).eval()
+    x = torch.randn(1, 16, 8, 8)
+    executable = build(model, x, options={"precision": "tf32"})
+    (text,) = (executable.assembly(name) for name in gpu.kernels if name.startswith("conv"))
+    assert text.count("mma.sync") == 16 and ".local" not in text
+    with torch.no_grad():
+        error = (executable(x).double() - model.double()(x.double())).abs().max()
+    assert 1e-5 < error < 4e-3
+    assert all(kernel.warps.conflicts == 0 for kernel in gpu.kernels.values())
+
+
 def test_f32_is_exact_unless_one_asks(build):
     executable, error = product_of(build, "several_warps", "float32")
     assert rules(executable) == ["contraction"] and error < 1e-4
