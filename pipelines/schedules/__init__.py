@@ -63,4 +63,7 @@ def cpu_rules() -> dict[str, Rule]:
 
 def cuda_rules(*, tf32: bool = False) -> dict[str, Rule]:
     """The rules of pipeline ``cuda``; with ``tf32`` f32 goes to the tensor cores as well."""
-    return CUDA | ({"tensor_cores": partial(cuda_tensor_cores.rule, tf32=True)} if tf32 else {})
+    if not tf32:
+        return dict(CUDA)
+    rules = {"tensor_cores": cuda_tensor_cores.rule, "convolution": cuda_convolution.rule}
+    return CUDA | {name: partial(rule, tf32=True) for name, rule in rules.items()}
