@@ -189,6 +189,7 @@ class _Course:
         self.at: dict[str, Any] = {"stage": IMPORT, "step": "start", "file": ""}
         self._did: list[dict[str, Any]] = []
         self._records: list[StageRecord] = []
+        self._context: ir.Context | None = None
 
     def hear(self, note: dict[str, Any]) -> None:
         """Take in a note."""
@@ -197,7 +198,9 @@ class _Course:
             return
         self._did.append(note)
         if self._on_stage:
-            self._records.append(_record(note, (self.folder / note["file"]).read_bytes()))
+            self._context = self._context or mlir.context()
+            data = (self.folder / note["file"]).read_bytes()
+            self._records.append(_record(note, data, self._context))
             self._on_stage(self._records[-1])
 
     def stages(self) -> Stages | Callable[[], Stages]:
@@ -205,12 +208,18 @@ class _Course:
         if self._on_stage:
             return Stages(tuple(self._records))
         left = [(note, (self.folder / note["file"]).read_bytes()) for note in self._did]
-        return lambda: Stages(tuple(_record(note, data) for note, data in left))
+        return lambda: _parse_all(left)
 
 
-def _record(note: dict[str, Any], data: bytes) -> StageRecord:
+def _parse_all(left: list[tuple[dict[str, Any], bytes]]) -> Stages:
+    context = mlir.context()  # one, as if the stages had run here
+    return Stages(tuple(_record(note, data, context) for note, data in left))
+
+
+def _record(note: dict[str, Any], data: bytes, context: ir.Context) -> StageRecord:
     steps = tuple((name, seconds) for name, seconds in note["steps"])
-    return StageRecord(note["did"], mlir.parse(data), note["seconds"], steps, note["operations"])
+    module = mlir.parse(data, context)
+    return StageRecord(note["did"], module, note["seconds"], steps, note["operations"])
 
 
 def _explain(death: WorkerDied, course: _Course, built: Pipeline | None) -> LoweringError:

@@ -60,6 +60,7 @@ def test_the_executable_is_the_same(tmp_path: Path, cached: bool) -> None:
     assert [r.name for r in there.stages.records] == [r.name for r in here.stages.records]
     for name in here.stages:
         assert str(there.stages[name]) == str(here.stages[name])
+    assert len({r.module.context for r in there.stages.records}) == 1  # as when they run here
     assert there.parameters["layer.weight"].data_ptr() == model.layer.weight.data_ptr()
     if cached:
         entries = [next((tmp_path / n).iterdir()) for n in ("1", "2")]
