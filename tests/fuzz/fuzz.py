@@ -101,7 +101,7 @@ def _reduce(program: Program, problem: str, seed: int) -> tuple[Program, str]:
     changed = True
     while changed:
         changed = False
-        for smaller in program.smaller():
+        for smaller in program.smaller() if isinstance(program, Program) else ():
             try:
                 smaller.model()(*smaller.tensors())
             except Exception:
