@@ -26,6 +26,7 @@ from mlcflow.target import Target
 
 ROW = 32
 """Pixels of a row that a block computes, where there are so many."""
+GRID = ("block.x", "block.y", "block.z")
 AXES = ("thread.x", "thread.y", "thread.z")
 
 
@@ -136,19 +137,15 @@ def _join(schedule: Schedule, loops: list[Loop]) -> None:
 
 
 def _bind_blocks(schedule: Schedule, loops: list[Loop]) -> None:
-    """Channels along x, the pixels of an image along y, images along z."""
+    """The innermost loop along x, which is that of channels where there are several tiles."""
     kept = [loop for loop in loops if not schedule.loop(loop).is_gone]
-    *outer, channel = kept or [None]
-    while len(outer) > 2:
+    while len(kept) > len(GRID):
         try:
-            outer[-2:] = [schedule.fuse(outer[-2], outer[-1])]
+            kept[-3:-1] = [schedule.fuse(kept[-3], kept[-2])]
         except ScheduleError:
             break
-    for loop, axis in zip(
-        [channel, *reversed(outer)], ("block.x", "block.y", "block.z"), strict=False
-    ):
-        if loop is not None:
-            schedule.bind(loop, axis)
+    for loop, axis in zip(reversed(kept), GRID, strict=False):
+        schedule.bind(loop, axis)
 
 
 def _bind_threads(schedule: Schedule, block: str) -> None:

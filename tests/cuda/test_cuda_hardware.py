@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import torch
-from test_cuda_rules import CONTRACTIONS, ROWS, models
+from test_cuda_driver import layers
+from test_cuda_rules import CONTRACTIONS, ROWS, convolutions, models
+from test_cuda_tensor_cores import PRODUCTS
 from test_operations import FLOATS, VALUES, WRONG_INDICES
 
 import mlcflow
@@ -46,6 +50,46 @@ def test_contractions(name):
 def test_rows(name):
     function, shape = ROWS[name]
     build(function, torch.randn(shape))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_tensor_cores(name, dtype):
+    function, *shapes = PRODUCTS[name]
+    inputs = [torch.randn(shape).to(getattr(torch, dtype)) for shape in shapes]
+    executable = build(function, *inputs, options={"precision": "tf32"}, verify=False)
+    expected = function(*(x.double() for x in inputs))
+    scale = inputs[0].double().abs() @ inputs[1].double().abs() + expected.abs() + 1
+    bound = 3 * (2.0**-8 if dtype == "bfloat16" else 2.0**-11) * scale
+    assert ((executable(*inputs).double() - expected).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("name", convolutions())
+def test_convolutions(name):
+    model, x, _ = convolutions()[name]
+    build(model.eval(), x)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+def test_tensors_on_the_device():
+    model, x = layers()
+    executable = build(model, x)
+    stream = torch.cuda.Stream()
+    with torch.no_grad(), torch.cuda.stream(stream):
+        found = executable(x.cuda())
+        assert found.is_cuda
+        torch.testing.assert_close(found.cpu(), model(x))
+    for _ in range(3):  # from the second on a graph
+        compare([executable(x)], [model(x)])
+
+
+def test_a_saved_model(tmp_path):
+    model, x = layers()
+    build(model, x).save(tmp_path)
+    np.save(tmp_path / "x.npy", x.numpy())
+    command = [sys.executable, "-I", "loader.py", "x.npy"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    compare([np.load(tmp_path / "output0.npy")], [model(x).detach().numpy()])
 
 
 def test_a_large_product():
