@@ -65,9 +65,10 @@ def _epilogue(value: ir.Value) -> ir.OpView | None:
     if op.results[0].type != value.type:
         return None
     maps = indexing_maps(op)
-    moves = all(isinstance(e, ir.AffineDimExpr) for each in maps for e in each.results)
+    simple = (ir.AffineDimExpr, ir.AffineConstantExpr)  # 0 where there is one image only
+    is_simple = all(isinstance(e, simple) for each in maps for e in each.results)
     by_index = any(inner.operation.name == "linalg.index" for inner in payload(op))
-    return op if moves and not by_index else None
+    return op if is_simple and not by_index else None
 
 
 def _on_tiles(op: ir.OpView, value: ir.Value, tiled: ir.Value) -> ir.Value:
@@ -75,22 +76,35 @@ def _on_tiles(op: ir.OpView, value: ir.Value, tiled: ir.Value) -> ir.Value:
     every, extents = dims(6), _shape(tiled)
     operands, maps = [], []
     for operand, affine_map in zip(op.operands, indexing_maps(op), strict=True):
-        groups = [GROUPS[e.position] for e in affine_map.results]
-        maps.append([every[loop] for group in groups for loop in group])
+        groups = [_group(e) for e in affine_map.results]
+        places = [
+            [every[loop] for loop in group] or [e]
+            for group, e in zip(groups, affine_map.results, strict=True)
+        ]
+        maps.append([e for place in places for e in place])
         operands.append(tiled if operand == value else _in_tiles(operand, groups, extents))
     body = op.operation.regions[0].blocks[0]
     return generic(operands[:-1], operands[-1], maps, ["parallel"] * 6, body)
 
 
+def _group(expression: ir.AffineExpr) -> list[int]:
+    """The loops that a loop becomes; none if ``expression`` is a constant."""
+    return GROUPS[expression.position] if isinstance(expression, ir.AffineDimExpr) else []
+
+
 def _in_tiles(value: ir.Value, groups: list[list[int]], extents: list[int]) -> ir.Value:
     """``value`` with each of its dimensions split into the loops of its group."""
-    if all(len(group) == 1 for group in groups):
+    if all(len(group) < 2 for group in groups):
         return value
     kind = ir.RankedTensorType(value.type)
-    shape = [extents[loop] for group in groups for loop in group]
+    parts = [
+        [extents[loop] for loop in group] or [size]
+        for group, size in zip(groups, kind.shape, strict=True)
+    ]
+    shape = [size for part in parts for size in part]
     if is_empty(owner(value)):
         return tensor.empty(shape, kind.element_type)
     result = ir.RankedTensorType.get(shape, kind.element_type)
-    ends = [sum(map(len, groups[: number + 1])) for number in range(len(groups))]
-    split = [list(range(end - len(g), end)) for g, end in zip(groups, ends, strict=True)]
+    ends = [sum(map(len, parts[: number + 1])) for number in range(len(parts))]
+    split = [list(range(end - len(p), end)) for p, end in zip(parts, ends, strict=True)]
     return tensor.expand_shape(result, value, split, [], shape)
