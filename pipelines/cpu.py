@@ -131,6 +131,7 @@ def cut(*first: Step, destinations: Step = use_destinations) -> tuple[Step, ...]
         destinations,
         pad_in_kernels,
         Pass("refback-generalize-tensor-pad", on="func.func"),  # what is left
+        Pass("cse"),  # what fusion has doubled, before what that makes of it is folded
         Pass("canonicalize"),
         Pass("cse"),
         Pass("duplicate-function-elimination"),

@@ -52,3 +52,10 @@ def test_groups_of_channels_that_a_reshape_joins(pipeline: str) -> None:
     x = torch.randn(1, 2, 10, 15)
     exe = mlcflow.compile(model, x, pipeline=pipeline)
     torch.testing.assert_close(exe(x), model(x))
+
+
+def test_an_operation_that_folds_away_when_it_is_scheduled(pipeline: str) -> None:
+    """Fusion read the operand twice; as one it made the smaller of two equal numbers."""
+    x = torch.randint(0, 256, (40, 45, 14), dtype=torch.uint8)
+    exe = mlcflow.compile(lambda a: torch.minimum(a, a), x, pipeline=pipeline)
+    assert torch.equal(exe(x), x)
