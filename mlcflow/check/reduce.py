@@ -153,7 +153,8 @@ def readable(text: str, *, roles: bool = True) -> str:
             main.attributes["arg_attrs"] = ir.ArrayAttr.get([_roles(e, roles) for e in entries])
         if "res_attrs" in main.attributes:
             del main.attributes["res_attrs"]
-    return mlir.asm(module)
+    # Maps where they are used, not in lines of their own.
+    return str(module.operation.get_asm(use_local_scope=True))
 
 
 def _roles(entry: ir.DictAttr, roles: bool) -> ir.DictAttr:
