@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlcflow.errors import ScheduleError
-from mlcflow.gpu.mma_form import DEPTHS, ROWS
+from mlcflow.gpu.mma_form import DEPTHS, ROWS, mma_form
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.linalg_ops import is_fill
 from mlcflow.graph.window import Window, read_window
@@ -45,8 +45,7 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
         return None
     channels, into = kernel.loops[window.channel], kernel.loops[-1]
     depth, lanes = divisor(into, DEPTH), target.lanes(64 if "f64" in kernel.element_types else 32)
-    sizes = _tile(kernel, window)
-    by_warps = tf32 and _suits_tensor_cores(kernel, sizes, depth)
+    sizes, is_f32 = _tile(kernel, window), kernel.element_types == {"f32"}
     schedule = Schedule(kernel)
     blocks = schedule.tile_and_fuse(schedule.final, sizes, overlap=True)
     write = schedule.cache_write("root") if schedule.final == "root" else schedule.final
@@ -56,6 +55,7 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
     schedule.drop_unit_loops()
     _join(schedule, around)
     copies = [schedule.cache_read("root", operand) for operand in (0, 1)]
+    by_warps = tf32 and is_f32 and _suits_tensor_cores(schedule, sizes, depth)
     _bind_blocks(schedule, blocks)
     fills = [name for name in schedule.blocks() if _is_start(schedule.block(name))]
     for block in dict.fromkeys([*fills, "root", write]):
@@ -88,11 +88,14 @@ def _suits(kernel: Kernel, window: Window) -> bool:
     return kernel.loops[window.channel] >= STEP and max(kernel.loops[:-1]) <= MOST_BLOCKS
 
 
-def _suits_tensor_cores(kernel: Kernel, sizes: list[int], depth: int) -> bool:
-    """Whether tiles are whole instructions, and pixels of each row enough for a warp."""
+def _suits_tensor_cores(schedule: Schedule, sizes: list[int], depth: int) -> bool:
+    """Whether tiles are whole instructions, and a product; where the window moves by strides, it
+    is none.
+    """
+    if isinstance(mma_form(schedule.block("root")), str):
+        return False
     pixels, channels = sizes[-3] * sizes[-2] if len(sizes) > 2 else sizes[-2], sizes[-1]
-    is_f32 = kernel.element_types == {"f32"}
-    return is_f32 and pixels % ROWS == 0 and channels % WARP[1] == 0 and depth % DEPTHS["f32"] == 0
+    return pixels % ROWS == 0 and channels % WARP[1] == 0 and depth % DEPTHS["f32"] == 0
 
 
 def _bind_warps(schedule: Schedule, block: str) -> None:
