@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from mlcflow.errors import ScheduleError
+from mlcflow.gpu.memory import SHARED_BYTES
 from mlcflow.gpu.mma_form import DEPTHS, ROWS, mma_form
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.linalg_ops import is_fill
@@ -61,8 +64,12 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
     for block in dict.fromkeys([*fills, "root", write]):
         (_bind_warps if by_warps else _bind_threads)(schedule, block)
     if not any(size % lanes for size in (depth, into, channels, sizes[-1])):
-        for copy in copies:
-            schedule.annotate(copy, "stages", str(STAGES))
+        tiles = [
+            math.prod(loop.extent for loop in schedule.loops(c) if loop.op is None) for c in copies
+        ]
+        fitting = SHARED_BYTES // (sum(tiles) * 16 // lanes)  # strides read more of the image
+        for copy in copies if fitting > 1 else ():
+            schedule.annotate(copy, "stages", str(min(STAGES, fitting)))
     if by_warps:
         schedule.tensorize("root", NVGPU_MMA_TF32, target)
         return schedule
