@@ -33,8 +33,9 @@ LARGEST = {
     "f16": float(np.finfo(np.float16).max),
     "bf16": 3.3895313892515355e38,
 }
-SMALLEST = {"f64": 2.0**-1074, "f32": 2.0**-149, "f16": 2.0**-24, "bf16": 2.0**-133}
-"""The least positive number of a type: what underflow may lose."""
+SMALLEST = {"f64": 2.0**-1074, "f32": 2.0**-126, "f16": 2.0**-24, "bf16": 2.0**-126}
+"""What underflow may lose: the least positive number of a type; the least normal one where some
+instructions, and some of our exponentials (docs/numerics.md), take what is below it for 0."""
 
 Error = np.ndarray | None
 """``None`` is exact; else absolute, not negative, infinite where nothing is known."""

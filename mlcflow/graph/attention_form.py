@@ -20,6 +20,7 @@ from mlcflow.graph.linalg_ops import (
     owner,
     payload,
 )
+from mlcflow.graph.powers import is_maximum
 from mlcflow.mlir import arith, func, ir, linalg, tensor, walk
 from mlcflow.mlir import math as math_dialect
 from mlcflow.vector_math.bounds import AT_MOST_ZERO
@@ -135,12 +136,7 @@ def _reads_alone(scale: ir.OpView | None, op: ir.OpView) -> ir.OpView | None:
         return None
     users = {use.owner.operation for use in scale.results[0].uses} - {op.operation}
     only = next(iter(users)).opview if len(users) == 1 else None
-    return only if only is not None and _is_maximum(only) else None
-
-
-def _is_maximum(op: ir.OpView) -> bool:
-    names = [inner.operation.name for inner in payload(op)] if is_generic(op) else []
-    return names in (["arith.maximumf"], ["arith.maxnumf"]) and "reduction" in iterators(op)
+    return only if only is not None and is_maximum(only) else None
 
 
 def _positive_factor(op: ir.OpView) -> float:

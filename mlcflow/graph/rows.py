@@ -28,6 +28,7 @@ from mlcflow.graph.linalg_ops import (
 )
 from mlcflow.graph.naming import kernel_name
 from mlcflow.graph.outline import outline
+from mlcflow.graph.powers import use_powers_of_two
 from mlcflow.mlir import func, ir, linalg
 
 BYTES = ("f16", "bf16", "f32", "f64", "i8", "i16", "i32", "i64")
@@ -47,7 +48,9 @@ def partition_rows(module: ir.Module) -> None:
             continue
         for block in function.regions[0].blocks:
             for group in _groups(block):
-                fuse_in_rows(outline(group, kernel_name(group), symbols))
+                kernel = outline(group, kernel_name(group), symbols)
+                fuse_in_rows(kernel)
+                use_powers_of_two(kernel)
 
 
 def _groups(block: ir.Block) -> list[list[ir.OpView]]:

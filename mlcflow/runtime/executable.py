@@ -239,8 +239,8 @@ class Executable:
             if port.role == "output":
                 outputs.append(value)
             else:
-                given = dict(zip((p.name for p in self.inputs), arrays, strict=True))
-                overwrite({**given, **self.parameters}[port.name], value, port)
+                named = dict(zip((p.name for p in self.inputs), arrays, strict=True))
+                overwrite({**named, **self.parameters}[port.name], value, port)
         return outputs
 
     @property

@@ -39,15 +39,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
         return None
     bits = LANE_BITS[types.pop()]
     lanes = target.lanes(bits)
-    sizes = [1] * (window.channel + 1)
-    sizes[window.row], sizes[window.channel] = register_tile(
-        kernel.loops[window.row],
-        kernel.loops[window.channel],
-        lanes,
-        target.vector_registers,
-        target.vector_bits // 8,
-        FEW_PIXELS if kernel.loops[-1] < REDUCTION_TILE else kernel.loops[window.row],
-    )
+    sizes = _tile(kernel, window, target, lanes)
     # All weights stay in the first cache: nothing to copy, and pixels are written in order.
     weights = math.prod(ir.ShapedType(kernel.root.operands[1].type).shape) * bits // 8
     is_small = weights <= target.caches[0] // 2 and not window.is_turned
@@ -72,6 +64,20 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     schedule.vectorize()
     schedule.hoist()
     return schedule
+
+
+def _tile(kernel: Kernel, window: Window, target: Target, lanes: int) -> list[int]:
+    """Some pixels of a row by some channels; one of all other loops of the result."""
+    sizes = [1] * (window.channel + 1)
+    sizes[window.row], sizes[window.channel] = register_tile(
+        kernel.loops[window.row],
+        kernel.loops[window.channel],
+        lanes,
+        target.vector_registers,
+        target.vector_bits // 8,
+        FEW_PIXELS if kernel.loops[-1] < REDUCTION_TILE else kernel.loops[window.row],
+    )
+    return sizes
 
 
 def _copy_panels(schedule: Schedule, loop: str, window: Window, lanes: int) -> None:

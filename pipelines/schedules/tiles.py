@@ -38,8 +38,9 @@ def register_tile(
 
     ``m`` by ``n``: the whole result; ``lanes``: elements of one of the ``registers``. Columns
     are a power of two of registers, or a part of one. Of the tiles that leave room for a row of
-    B and an element of A, and have ``most`` rows, takes the one that needs the fewest cycles for a column of A times a
-    row of B over the whole result, the overlap of the last tiles included.
+    B and an element of A, and have at most ``most`` rows, takes the one that needs the fewest
+    cycles for a column of A times a row of B over the whole result, the overlap of the last
+    tiles included.
 
     >>> register_tile(1024, 1024, 16, 32), register_tile(197, 768, 16, 32)
     ((13, 32), (11, 32))

@@ -143,3 +143,27 @@ def test_gelu_is_exact(approximate: str, pipeline: str) -> None:
     model = torch.nn.GELU(approximate)
     exe = mlcflow.compile(model, x, pipeline=pipeline)
     assert (exe(x) - model(x.double())).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4, -3e4])
+def test_softmax_takes_powers_of_two(offset: float) -> None:
+    x = torch.randn(9, 70) * 20 + offset
+    exe = mlcflow.compile(Softmax(), x)
+    names = [op.operation.name for op in walk(exe.stages["kernels"].operation)]
+    assert "math.exp2" in names and "math.exp" not in names
+    expected = torch.softmax(x.double(), -1)
+    # Each power is off by the rounding of its exponent, twice: of the difference, of a product.
+    allowed = expected * (4 + 2 * (x.double() - x.double().amax(-1, keepdim=True)).abs()) * EPS
+    assert ((exe(x) - expected).abs() <= allowed + torch.finfo(torch.float32).tiny).all()
+
+
+def test_an_exponent_that_may_be_above_zero_stays() -> None:
+    def shifted(x: torch.Tensor) -> torch.Tensor:
+        powers = torch.exp(x - x.mean(-1, keepdim=True))
+        return powers / powers.sum(-1, keepdim=True)
+
+    exe = mlcflow.compile(shifted, torch.randn(9, 70))
+    names = [op.operation.name for op in walk(exe.stages["kernels"].operation)]
+    assert "math.exp" in names and "math.exp2" not in names
+    x = torch.randn(9, 70) * 20
+    torch.testing.assert_close(exe(x), shifted(x.double()).float(), rtol=1e-5, atol=1e-30)

@@ -44,11 +44,11 @@ def test_the_wrong_kernel_is_named() -> None:
     right = build("cpu", Target.host())
 
     def planted_bug(module: mlir.ir.Module) -> None:
-        """The exponential of the softmax is one of base 2."""
+        """The powers of the softmax are of e, not of 2."""
         for op in mlir.walk(module.operation):
-            if op.operation.name == "math.exp":
+            if op.operation.name == "math.exp2":
                 with mlir.ir.InsertionPoint(op), op.location:
-                    made = mlir.math.exp2(op.operands[0])
+                    made = mlir.math.exp(op.operands[0])
                 op.results[0].replace_all_uses_with(made)
                 op.operation.erase()
 
