@@ -15,6 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from mlcflow.frontends.torch_nan import (
+    clamp,
+    clamp_max,
+    hardsigmoid,
+    hardtanh,
+    larger,
+    position,
+)
+
 aten = torch.ops.aten
 
 LONGEST_ROW = 1 << 16
@@ -207,43 +216,6 @@ def attention(
     return aten.matmul(weights / torch.where(total == 0, 1.0, total), value)
 
 
-def clamp(x: Tensor, low: Any = None, high: Any = None) -> Any:
-    """NaN stays NaN: torch-mlir makes it one of the bounds."""
-    if not x.dtype.is_floating_point:
-        return NotImplemented
-    if any(isinstance(bound, Tensor) and bound.dtype != x.dtype for bound in (low, high)):
-        return NotImplemented
-    if low is not None:
-        x = torch.where(x < low, low, x)
-    return x if high is None else torch.where(x > high, high, x)
-
-
-def clamp_max(x: Tensor, high: Any) -> Any:
-    """As :func:`clamp`."""
-    return clamp(x, None, high)
-
-
-def hardtanh(x: Tensor, low: Any = -1, high: Any = 1) -> Any:
-    """As :func:`clamp`."""
-    return clamp(x, low, high)
-
-
-def hardsigmoid(x: Tensor) -> Any:
-    """As :func:`clamp`."""
-    return clamp(x + 3, 0, 6) / 6
-
-
-def larger(greater: Any) -> Callable[..., Any]:
-    """``maximum`` and ``minimum``: NaN if either is; torch-mlir gives the second."""
-
-    def decomposition(x: Tensor, y: Tensor) -> Any:
-        if x.dtype != y.dtype or not x.dtype.is_floating_point:
-            return NotImplemented
-        return torch.where(greater(x, y) | (x != x), x, y)
-
-    return decomposition
-
-
 def _is_inexact(dtype: torch.dtype) -> bool:
     return dtype.is_floating_point or dtype.is_complex
 
@@ -283,6 +255,8 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.hardsigmoid.default: hardsigmoid,
     aten.maximum.default: larger(aten.gt),
     aten.minimum.default: larger(aten.lt),
+    aten.argmax.default: position(aten.max.dim, -math.inf),
+    aten.argmin.default: position(aten.min.dim, math.inf),
     aten.var.correction: var,
     aten.var_mean.correction: var_mean,
 }

@@ -17,6 +17,7 @@ from mlcflow.graph.outline import kernels
 from mlcflow.graph.prepare import drop_unused, fixed_parameters, value_in_prepare
 from mlcflow.mlir import func, ir, scf, tensor, walk
 
+RESHAPES = (tensor.CollapseShapeOp, tensor.ExpandShapeOp)
 GROWTH = 1.5
 """Panels at most so many times as large as what they are made of are kept in its place."""
 
@@ -46,6 +47,9 @@ def prepare_panels(module: ir.Module) -> None:
             known = _names(main)
             if sites and all(site.operands[panels.argument] in known for site in sites):
                 _move(module, main, panels, sites)
+    for op in reversed(list(main.entry_block.operations)):
+        if isinstance(op, RESHAPES) and not list(op.result.uses):
+            op.operation.erase()
     drop_unused(module)
 
 
@@ -66,9 +70,13 @@ def is_prepared(kernel: Kernel, operand: int) -> bool:
 
 
 def _names(main: func.FuncOp) -> dict[ir.Value, str]:
-    """The arguments of ``main`` that are the same at every call, with their names."""
+    """What is the same at every call of ``main``, with names: arguments, in any shape."""
     prepared = zip(main.arguments, names_of(main, "prepared"), strict=True)
-    return fixed_parameters(main) | {value: name for value, name in prepared if name}
+    known = fixed_parameters(main) | {value: name for value, name in prepared if name}
+    for op in main.entry_block.operations:
+        if isinstance(op, RESHAPES) and op.src in known:
+            known[op.result] = known[op.src]
+    return known
 
 
 def _calls(main: func.FuncOp) -> dict[str, list[func.CallOp]]:
@@ -171,12 +179,18 @@ def _prepared(
     module: ir.Module, main: func.FuncOp, source: ir.Value, maker: func.FuncOp
 ) -> ir.Value:
     """The argument of ``main`` for the panels that ``maker`` makes of its argument ``source``."""
-    name = _names(main)[source]
+    name, reshapes = _names(main)[source], []
+    while isinstance(reshape := owner(source), RESHAPES):
+        reshapes.append(reshape)
+        source = reshape.src
     value = value_in_prepare(module, source, name)
     prepare = next(f for f in entry_points(module) if f.name.value == "prepare")
     kind = ir.RankedTensorType(maker.type.results[0])
     last = prepare.entry_block.operations[len(prepare.entry_block.operations) - 1]
     with ir.InsertionPoint(last), maker.location:
+        for reshape in reversed(reshapes):
+            copy = reshape.operation.clone()
+            copy.operands[0], value = value, copy.results[0]
         place = tensor.empty(list(kind.shape), kind.element_type)
         call = func.CallOp([kind], maker.name.value, [value, place])
     taken = names_of(prepare, "prepared", results=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlcflow.tools.model_file import check_inputs, load_model, states_shapes
 from mlcflow.tools.options import json_option, parse_pipeline, pipeline_option, target_options
 from mlcflow.tools.python_file import split_name
 
@@ -37,6 +36,7 @@ def command(
     mlcflow check model.py:make --pipeline=reference --json
     """
     from mlcflow.check.coverage import check_coverage
+    from mlcflow.tools.model_file import check_inputs, load_model, states_shapes
 
     chosen = parse_pipeline(pipeline, target, options)
     python = split_name(model)

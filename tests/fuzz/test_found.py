@@ -34,6 +34,14 @@ def test_nan_stays_nan(name: str, pipeline: str) -> None:
     torch.testing.assert_close(exe(NAN), function(NAN), equal_nan=True)
 
 
+@pytest.mark.parametrize("function", [torch.argmax, torch.argmin])
+@pytest.mark.parametrize("dim", [None, 0, 1, -1])
+def test_the_position_of_nan(function, dim: int | None, pipeline: str) -> None:
+    x = torch.stack([NAN.flip(0), NAN, torch.where(NAN == NAN, NAN, 0.0), -NAN])
+    exe = mlcflow.compile(lambda x: function(x, dim), x, pipeline=pipeline)
+    assert torch.equal(exe(x), function(x, dim))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_log1p_of_what_is_small(dtype: torch.dtype, pipeline: str) -> None:
     """Lowered to ``log(1 + x)``, it gave 0 for 1e-10; absolute tolerances did not see that."""

@@ -97,3 +97,17 @@ def test_transposed_matrices_are_turned_in_the_panels(shapes: tuple) -> None:
     assert "vector.contract" in scheduled and "transposition" not in scheduled
     exact = torch.relu(x.double() @ y.double().transpose(-1, -2))
     assert float((executable(x, y).double() - exact).abs().max()) <= 4 * x.shape[-1] * 2**-23
+
+
+def test_parameters_in_another_shape_are_prepared_too() -> None:
+    """The weights of a 1x1 convolution lose two dimensions on their way to its kernel."""
+    torch.manual_seed(0)
+    model, x = torch.nn.Conv2d(64, 96, 1).eval(), torch.randn(1, 64, 9, 9)
+    executable = mlcflow.compile(model, x)
+    assert names(executable, "main", "prepared", results=False) == ["weight#0/panels"]
+    assert names(executable, "main", "parameter", results=False) == ["bias"]
+    assert error(executable, model, x) < 1e-5
+    with torch.no_grad():
+        model.weight.mul_(2)
+    executable.prepare()
+    assert error(executable, model, x) < 2e-5

@@ -8,8 +8,8 @@
 // CHECK-SAME: mlcflow.rule = "rows"
 // CHECK: scf.for
 // CHECK: vector.multi_reduction <maximumf>, {{.*}} : vector<5xf32> to f32
-// CHECK: math.exp {{.*}} : vector<64xf32>
-// CHECK: math.exp {{.*}} : vector<5xf32>
+// CHECK: math.exp2 {{.*}} : vector<64xf32>
+// CHECK: math.exp2 {{.*}} : vector<5xf32>
 // CHECK: vector.multi_reduction <add>
 // CHECK: arith.divf {{.*}} : f32
 // CHECK-NOT: scf.for

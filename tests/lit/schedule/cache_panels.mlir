@@ -26,7 +26,7 @@ module attributes {transform.with_named_sequence} {
     transform.annotate %loop "mlcflow.loop" = %name : !transform.any_op, !transform.any_param
     transform.annotate %loop "mlcflow.of" = %of : !transform.any_op, !transform.any_param
     transform.annotate %loop "mlcflow.kind" = %kind : !transform.any_op, !transform.any_param
-    "schedule.cache_panels"(%tiled) {operand_number = 1 : i64, block_name = "b_panels", loop_name = "j_0", loop_of = "root", permutation = [0, 1]} : (!transform.any_op) -> ()
+    "schedule.cache_panels"(%tiled) {operand_number = 1 : i64, block_name = "b_panels", loop_name = "j_0", loop_of = "root", ahead_name = "j_0", ahead_of = "root", permutation = [0, 1]} : (!transform.any_op) -> ()
     transform.yield
   }
 }
