@@ -72,8 +72,7 @@ def test_transformer_block_has_its_products_with_their_epilogues():
     rules = kernel_rules(exe)
     products = [name for name, rule in rules.items() if rule == "contraction"]
     assert len(products) >= 4
-    assert "attention" in rules.values()
     assert any("select" in name for name in products)  # the ReLU of the feed-forward layer
-    assert "reduction" in rules.values()
+    assert {"attention", "rows"} <= set(rules.values())
     assert count(exe, "bufferize", "memref.alloc") == 0
     _compare(exe, model, x)
