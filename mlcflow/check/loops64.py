@@ -33,7 +33,7 @@ def generic(
     extents = _extents(maps, operands)
     count = len(op.operation.results)
     places = [_places(each) for each in maps[-count:]]
-    views = [view(number, each, extents) for number, each in zip(operands, maps, strict=True)]
+    views = _views(op, maps, operands, extents)
     body = op.operation.regions[0].blocks[0]
     run = _Body(op, body, dict(environment), extents, how, evaluate)
     reduced = tuple(loop for loop, kind in enumerate(kinds) if kind == "reduction")
@@ -47,6 +47,17 @@ def generic(
         _placed(number, place, extents, _dtype(result.type))
         for number, place, result in zip(found, places, op.results, strict=True)
     ]
+
+
+def _views(
+    op: ir.OpView, maps: Sequence[ir.AffineMap], operands: Sequence[Number], extents: list[int]
+) -> list[Number]:
+    """The operands along the loops; what is read twice is the same number, as ``x != x`` needs."""
+    known: dict[tuple[ir.Value, ir.AffineMap], Number] = {}
+    for key, number in zip(zip(op.operation.operands, maps, strict=True), operands, strict=True):
+        if key not in known:
+            known[key] = view(number, key[1], extents)
+    return [known[key] for key in zip(op.operation.operands, maps, strict=True)]
 
 
 def _extents(maps: Sequence[ir.AffineMap], operands: Sequence[Number]) -> list[int]:

@@ -233,6 +233,8 @@ def _compare(op: ir.OpView, x: list[Number]) -> Number:
     value = value | nan if text[0] == "u" else value & ~nan
     if x[0].error is None and x[1].error is None:
         return Number(value)
+    if x[0] is x[1]:  # whether it is NaN, which rounding does not decide
+        return Number(value, np.where(np.isinf(x[0].errors), np.inf, 0.0))
     close = np.abs(a - b) <= x[0].errors + x[1].errors
     return Number(value, np.where(close & (x[0].errors + x[1].errors > 0), np.inf, 0.0))
 
