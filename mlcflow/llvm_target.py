@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mlcflow.graph.interface import ENTRY_POINTS
 from mlcflow.mlir import ir, llvm
 from mlcflow.target import Target
 
@@ -40,15 +41,16 @@ def keep_kernels_apart(module: ir.Module) -> None:
             op.attributes["no_inline"] = ir.UnitAttr.get()
 
 
-def hide_prepare(module: ir.Module) -> None:
-    """Make ``@prepare`` private to the module; it is called through its packed entry.
+def hide_entry_points(module: ir.Module) -> None:
+    """Make ``@main`` and ``@prepare`` private to the module; they are called by packed entries.
 
-    Its arguments are all parameters: for a model of a hundred layers thousands of scalars, most
+    Their arguments are all parameters: for a model of a hundred layers thousands of scalars, most
     of them known sizes that nothing reads. LLVM drops those of a private function; to generate
     code for all of them takes longer than for all kernels together.
     """
-    defined = [op for op in module.body.operations if isinstance(op, llvm.LLVMFuncOp)]
-    names = {ir.StringAttr(op.attributes["sym_name"]).value: op for op in defined}
-    if {"prepare", "_mlir_ciface_prepare"} <= set(names):
-        names["prepare"].attributes["linkage"] = ir.Attribute.parse("#llvm.linkage<internal>")
-        names["prepare"].attributes["no_inline"] = ir.UnitAttr.get()
+    functions = [op for op in module.body.operations if isinstance(op, llvm.LLVMFuncOp)]
+    named = {ir.StringAttr(op.attributes["sym_name"]).value: op for op in functions}
+    for name in ENTRY_POINTS:
+        if {name, f"_mlir_ciface_{name}"} <= set(named):
+            named[name].attributes["linkage"] = ir.Attribute.parse("#llvm.linkage<internal>")
+            named[name].attributes["no_inline"] = ir.UnitAttr.get()

@@ -20,7 +20,7 @@ from mlcflow.graph.results import (
     require_memory,
     results_to_arguments,
 )
-from mlcflow.llvm_target import hide_prepare, keep_kernels_apart, restrict_to
+from mlcflow.llvm_target import hide_entry_points, keep_kernels_apart, restrict_to
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Pipeline, Stage, Step
 from mlcflow.schedule.lower_vectors import lower_vectors
@@ -147,5 +147,5 @@ def to_llvm(target: Target, *, fast_math: bool = False) -> tuple[Step, ...]:
         Pass("reconcile-unrealized-casts"),
         restrict_to(target),
         keep_kernels_apart,
-        hide_prepare,
+        hide_entry_points,
     )

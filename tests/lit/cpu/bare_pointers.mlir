@@ -1,7 +1,7 @@
 // RUN: mlcflow opt %s --pipeline=cpu | filecheck %s
 
 // A kernel takes a pointer for each array, and is called without descriptors.
-// CHECK-LABEL: llvm.func @main(
+// CHECK-LABEL: llvm.func internal @main(
 // CHECK: llvm.call @[[KERNEL:.*]](%{{.*}}, %{{.*}}) : (!llvm.ptr, !llvm.ptr) -> ()
 // CHECK: llvm.func @[[KERNEL]](%{{.*}}: !llvm.ptr, %{{.*}}: !llvm.ptr)
 func.func @main(%x: tensor<64x40xf32>) -> tensor<64x40xf32> {

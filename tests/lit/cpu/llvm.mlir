@@ -1,7 +1,7 @@
 // RUN: mlcflow opt %s --pipeline=cpu --target=cpu:skylake-avx512 --until=llvm | filecheck %s
 
 // CHECK: mlcflow.interface
-// CHECK-LABEL: llvm.func @main
+// CHECK-LABEL: llvm.func internal @main
 // CHECK-NOT: @malloc
 // CHECK-LABEL: llvm.func @matmul_add_maximum
 // CHECK-SAME: no_inline

@@ -4,7 +4,7 @@
 // check is reported and the function left.
 // CHECK: mlcflow.assertions = ["index too large"]
 // CHECK: llvm.func @mlcflow_assertion_failed(i64)
-// CHECK: llvm.func @main(
+// CHECK: llvm.func internal @main(
 // CHECK: llvm.cond_br %{{.*}}, ^[[GOOD:bb[0-9]+]], ^[[BAD:bb[0-9]+]]
 // CHECK: ^[[GOOD]]:
 // CHECK: llvm.load {{.*}} -> f32
