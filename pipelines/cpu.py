@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlcflow.graph.attention import partition_attention
 from mlcflow.graph.batch_norm import fold_batch_norm, separate_bias
+from mlcflow.graph.conditions import join_conditions
 from mlcflow.graph.dots import lower_dots
 from mlcflow.graph.fuse import fuse_elementwise
 from mlcflow.graph.layout import channels_last
@@ -94,6 +95,7 @@ def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
 def images(*, fast_math: bool) -> tuple[Step, ...]:
     """Convolutions, poolings and what lies between them, with channels last."""
     return (
+        join_conditions,
         separate_bias,
         *([fold_batch_norm] if fast_math else []),
         channels_last,

@@ -47,7 +47,7 @@ def fuse_in_rows(function: func.FuncOp) -> None:
             continue
         consumer = op
         while (number := _fusible(consumer)) is not None:
-            consumer = _fuse(consumer, number)
+            consumer = fuse_operand(consumer, number)
     for op in reversed(walk(function)):
         if is_generic(op) and not any(list(result.uses) for result in op.results):
             op.operation.erase()
@@ -81,7 +81,7 @@ def _is_epilogue(op: ir.OpView) -> bool:
     return any(p is not None and linalg.isa_contraction_op(p.operation) for p in made_by)
 
 
-def _fuse(consumer: ir.OpView, number: int) -> ir.OpView:
+def fuse_operand(consumer: ir.OpView, number: int) -> ir.OpView:
     """Compute operand ``number`` of ``consumer`` inside; gives the new operation."""
     value = inputs(consumer)[number]
     producer = value.owner.opview

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.linalg_ops import captured, indexing_maps, payload
 from mlcflow.mlir import ir
+from mlcflow.pipelines.schedules.border import fill_border
 from mlcflow.pipelines.schedules.elementwise import LANE_BITS
 from mlcflow.pipelines.schedules.threads import run_in_threads
 from mlcflow.schedule.schedule import Schedule
@@ -32,6 +33,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     if sizes[across] * sizes[-1] < lanes:
         return None
     schedule = Schedule(kernel)
+    fill_border(schedule, lanes)
     loops = schedule.tile_and_fuse(schedule.final, sizes, overlap=True)
     run_in_threads(schedule, loops, target)
     schedule.drop_unit_loops()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from model_ir import calls, kernel_rules
 
 import mlcflow
+from mlcflow.mlir import ir, vector, walk
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -228,6 +229,39 @@ def test_a_wave_of_one_channel() -> None:
     exe = mlcflow.compile(model, x)
     assert {"window", "convolution"} <= set(kernel_rules(exe).values())
     close(exe, model, torch.randn_like(x))
+
+
+def test_several_padded_images() -> None:
+    """Their borders are filled some vectors at a time, whatever their number."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 16, 7, stride=7, padding=3), torch.nn.ReLU()]
+    exe = check(torch.nn.Sequential(*layers), torch.randn(8, 3, 225, 224), 3 * 49 + 2)
+    assert "transposition" in kernel_rules(exe).values()
+    shapes = [ir.VectorType(value.type).shape for value in written(exe)]
+    assert shapes and max(int(np.prod(shape)) for shape in shapes) <= 32 * 32
+
+
+def written(exe: mlcflow.Executable) -> list[ir.Value]:
+    """The vectors that kernels write."""
+    module = exe.stages["schedule"]
+    found = [op for op in walk(module.operation) if isinstance(op, vector.TransferWriteOp)]
+    return [op.valueToStore for op in found]
+
+
+def test_clamps_belong_to_convolutions() -> None:
+    """As ReLU does, also where a padded image follows; NaN goes through."""
+    torch.manual_seed(0)
+    layers = [
+        torch.nn.Conv2d(16, 32, 1), torch.nn.ReLU6(), torch.nn.Conv2d(32, 32, 3, 1, 1, groups=32),
+        torch.nn.Hardtanh(-0.5, 1), torch.nn.Conv2d(32, 16, 1),
+    ]  # fmt: skip
+    model, x = torch.nn.Sequential(*layers).eval(), torch.randn(1, 16, 12, 12) * 8
+    exe = mlcflow.compile(model, x)
+    assert calls(exe, "kernels").total() == 3 + 2  # two transposes, where images come and go
+    assert "f64" not in str(exe.stages["kernels"])
+    close(exe, model, torch.randn_like(x))
+    x[0, 3, 5, 5] = torch.nan
+    assert torch.equal(exe(x).isnan(), model(x).isnan())
 
 
 def test_one_window_that_does_not_cover_the_image() -> None:
