@@ -16,6 +16,7 @@ from mlcflow.graph.padding import pad_in_kernels
 from mlcflow.graph.panels import prepare_panels
 from mlcflow.graph.parallel import run_in_threads
 from mlcflow.graph.partition import partition
+from mlcflow.graph.prefetch import prefetch_rows
 from mlcflow.graph.prepare import prepare
 from mlcflow.graph.reciprocals import multiply_by_reciprocals
 from mlcflow.graph.reshapes import sink_expansions
@@ -41,6 +42,7 @@ from mlcflow.schedule.lower_vectors import lower_vectors
 from mlcflow.schedule.rules import apply_rules
 from mlcflow.target import Target
 from mlcflow.vector_math.expand import expand_math
+from mlcflow.vector_math.maximum import choose_larger
 from mlcflow.vector_math.whole_powers import multiply_powers_out
 
 
@@ -80,7 +82,9 @@ def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
             Stage("bufferize", *to_memory(target)),
             Stage(
                 "vectors",
+                prefetch_rows(target),
                 lower_vectors,
+                choose_larger,
                 expand_math(target),
                 lower_dots(target),
                 stream_results(target),

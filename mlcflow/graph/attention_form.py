@@ -23,7 +23,7 @@ from mlcflow.graph.linalg_ops import (
 from mlcflow.graph.powers import is_maximum
 from mlcflow.mlir import arith, func, ir, linalg, tensor, walk
 from mlcflow.mlir import math as math_dialect
-from mlcflow.vector_math.bounds import AT_MOST_ZERO
+from mlcflow.vector_math.bounds import ANY_IF_NAN, AT_MOST_ZERO
 
 
 def arrange(function: func.FuncOp) -> None:
@@ -83,6 +83,10 @@ def _use_powers_of_two(op: ir.OpView) -> None:
     (scores, largest), factor = inputs(op), math.log2(math.e)
     maps = indexing_maps(op)
     kind = ir.ShapedType(scores.type).element_type
+    maximum = owner(largest)
+    if maximum is not None and is_maximum(maximum):
+        # NaN in a row is in its sum too, which divides all that is made of the row.
+        payload(maximum)[0].attributes[ANY_IF_NAN] = ir.UnitAttr.get()
     scale = owner(scores)
     reduction = _reads_alone(scale, op)
     if scale is not None and reduction is not None and (number := _positive_factor(scale)):
@@ -155,14 +159,14 @@ def _positive_factor(op: ir.OpView) -> float:
 def _divide_last(values: ir.OpView) -> None:
     """``(E r) V = (E V) r``: a row of the result is shorter than one of weights.
 
-    The transpose of the result, if there is one, does the same work.
+    The transpose of the result and its rounding, if there are any, do the same work.
     """
     weights = owner(inputs(values)[0])
     powers, sums = inputs(weights)
-    values.operation.operands[0] = powers
+    values.operation.operands[0] = _rounded(powers, weights)
     product = values.results[0]
     kind = ir.RankedTensorType(product.type)
-    copy = next((u.owner.opview for u in product.uses if is_copy(u.owner.opview)), None)
+    copy = next((u.owner.opview for u in product.uses if is_elementwise(u.owner)), None)
     loops = dims(kind.rank)
     last = values if copy is None else copy
     # Loops go over the result in its order.
@@ -171,22 +175,38 @@ def _divide_last(values: ir.OpView) -> None:
     block = values.operation.block
     end = block.operations[len(block.operations) - 1]
     body = payload(weights)[0].operation.name
-    function = arith.mulf if body == "arith.mulf" else arith.divf
+    divide = arith.mulf if body == "arith.mulf" else arith.divf
+
+    def function(x: ir.Value, y: ir.Value, _: ir.Value) -> ir.Value:
+        made = divide(y, x)
+        return made if result.element_type == made.type else arith.truncf(result.element_type, made)
+
     with ir.InsertionPoint(end), last.location:
         place = outputs(copy)[0] if copy is not None else _start(values)
         if copy is None:
             _accumulate_apart(values)
         # The sums come first, so that tiling computes them before the product.
-        made = generic(
-            [sums, product],
-            place,
-            [read[:-1], read, loops],
-            ["parallel"] * result.rank,
-            lambda x, y, _: function(y, x),
-        )
+        maps = [read[:-1], read, loops]
+        made = generic([sums, product], place, maps, ["parallel"] * result.rank, function)
     for number, operand in enumerate(end.operands):
         if operand == last.results[0]:
             end.operation.operands[number] = made
+
+
+def _rounded(powers: ir.Value, weights: ir.OpView) -> ir.Value:
+    """``powers``, of the type to which ``weights`` have been rounded."""
+    element = ir.RankedTensorType(weights.results[0].type).element_type
+    if ir.RankedTensorType(powers.type).element_type == element:
+        return powers
+    rank = len(loop_kinds(weights))
+    with ir.InsertionPoint(weights), weights.location:
+        return generic(
+            [powers],
+            outputs(weights)[0],
+            [dims(rank)] * 2,
+            ["parallel"] * rank,
+            lambda x, _: arith.truncf(element, x),
+        )
 
 
 def _start(values: ir.OpView) -> ir.Value:

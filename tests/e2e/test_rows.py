@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import mlcflow
 from mlcflow.graph.kernel import find_kernels
 from mlcflow.mlir import linalg, walk
+from mlcflow.report.assembly import functions
 from mlcflow.runtime.executable import Executable
 
 EPS = torch.finfo(torch.float32).eps
@@ -167,3 +169,31 @@ def test_an_exponent_that_may_be_above_zero_stays() -> None:
     assert "math.exp" in names and "math.exp2" not in names
     x = torch.randn(9, 70) * 20
     torch.testing.assert_close(exe(x), shifted(x.double()).float(), rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize("place", [0, 5, 63, 64, 200, 1023])
+@pytest.mark.parametrize("columns", [1024, 1030])
+def test_nan_goes_through_a_row_wherever_it_is(place: int, columns: int) -> None:
+    x = torch.randn(3, columns)
+    x[1, place] = float("nan")
+    exe = compiled_softmax(columns)
+    result = torch.from_numpy(exe(x.numpy()))
+    torch.testing.assert_close(result, torch.softmax(x, -1), equal_nan=True)
+    assert not result[::2].isnan().any()
+
+
+@functools.cache
+def compiled_softmax(columns: int) -> mlcflow.Executable:
+    return mlcflow.compile(torch.nn.Softmax(-1), torch.zeros(3, columns))
+
+
+def test_a_maximum_takes_one_instruction_where_nan_is_found_by_the_sum() -> None:
+    """Elsewhere NaN has to go through the maximum itself."""
+    kernel = str(functions(compiled_softmax(1024))["reduce_maximum_sub_exp"])
+    assert "vmaxps" in kernel or "maxps" in kernel
+    assert "cmpunord" not in kernel
+    exe = mlcflow.compile(lambda x: x - x.amax(-1, keepdim=True), torch.zeros(3, 1024))
+    assert "cmpunord" in "\n".join(map(str, functions(exe).values()))
+    x = torch.zeros(3, 1024)
+    x[1, 4] = float("nan")
+    assert exe(x).isnan().all(-1).tolist() == [False, True, False]
