@@ -52,3 +52,15 @@ def arguments(
         value = next(rest) if given is not None else parameters[str(parameter)]
         found.append(Number(as_stored(value, kind)))
     return found
+
+
+def results_of(main: func.FuncOp, numbers: Sequence[Number], *roles: str) -> list[Number]:
+    """The results of an entry point in these roles, integers of the type that the model says."""
+    kinds = names_of(main, "dtype", results=True)
+    names = [names_of(main, role, results=True) for role in roles]
+    chosen = [n for each in names for n, name in enumerate(each) if name is not None]
+    return [_typed(numbers[n], kinds[n]) for n in chosen]
+
+
+def _typed(number: Number, kind: str | None) -> Number:
+    return Number(number.value.astype(kind), number.error) if kind else number

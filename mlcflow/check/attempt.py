@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from mlcflow import mlir
 from mlcflow.check.agreement import worst_element
 from mlcflow.check.apart import Outcome, Tell, run_apart
-from mlcflow.check.expected import call, load_reference
 from mlcflow.check.inputs import make_arrays
 from mlcflow.check.isolate import Limits
 from mlcflow.check.program import Program, compare_results, ports_of
+from mlcflow.check.trusted import call, in_float64, load_reference
 from mlcflow.check.walk import run_steps
-from mlcflow.check.widen import wide_array, widen
+from mlcflow.check.widen import wide_array
 from mlcflow.graph.interface import normalize_interface
 from mlcflow.mlir import ir
 from mlcflow.pipeline import Step
@@ -111,10 +111,7 @@ def _expected(text: str, kind: str, seed: int) -> tuple:
     held = make_arrays(needed, "random", seed + 1)
     assert arrays is not None and held is not None
     parameters = {port.name: array for port, array in zip(needed, held, strict=True)}
-    wide = mlir.parse(text)
-    widen(wide)
-    big = {name: wide_array(value) for name, value in parameters.items()}
-    exact = call(load_reference(wide, big, 0), list(map(wide_array, arrays)))
+    exact = in_float64(text, parameters, 0)(arrays)
     trusted = call(load_reference(module, parameters, 0), arrays)
     return names, parameters, arrays, exact, list(map(wide_array, trusted))
 

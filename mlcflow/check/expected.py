@@ -15,13 +15,10 @@ from mlcflow import mlir
 from mlcflow.check.agreement import Worst, worst_element
 from mlcflow.check.apart import Tell, run_apart
 from mlcflow.check.isolate import Limits
-from mlcflow.check.widen import wide_array, widen
+from mlcflow.check.trusted import Arrays, call, in_float64, load_reference
+from mlcflow.check.widen import wide_array
 from mlcflow.errors import ExecutionError, LoweringError
-from mlcflow.frontends import Imported
-from mlcflow.mlir import ir
-from mlcflow.runtime.executable import Executable
 
-Arrays = list[np.ndarray]
 FEW = 2
 """How many kinds of inputs a program is run on that takes long: the first ones."""
 
@@ -81,10 +78,7 @@ class _Runs:
     def __init__(
         self, text: str, parameters: Mapping[str, Any], opt_level: int, patience: float
     ) -> None:
-        wide = mlir.parse(text)
-        widen(wide)
-        big = {name: wide_array(value) for name, value in parameters.items()}
-        self.exact = load_reference(wide, big, opt_level)
+        self.exact = in_float64(text, parameters, opt_level)
         self.narrow = load_reference(mlir.parse(text), parameters, opt_level)
         self.patience, self.slowest = patience, 0.0
         self.kept: list[int] = []
@@ -97,8 +91,8 @@ class _Runs:
             return
         begin = time.perf_counter()
         try:
-            exact = call(self.exact, list(map(wide_array, given)))
             narrow = call(self.narrow, given)
+            exact = self.exact(given)
         except ExecutionError:
             return
         self.slowest = max(self.slowest, time.perf_counter() - begin)
@@ -128,23 +122,3 @@ def from_row(row: list) -> Worst:
     """The worst element of :func:`to_row`."""
     ratio, place, actual, exact, skipped = row
     return Worst(ratio, tuple(place), actual, exact, skipped)
-
-
-def load_reference(module: ir.Module, parameters: Mapping[str, Any], opt_level: int) -> Executable:
-    """The module of any stage, by the reference lowering."""
-    from mlcflow.compiler import build_pipeline, load
-
-    pipeline = build_pipeline("reference", options={"opt_level": opt_level})
-    return load(Imported(module, dict(parameters)), pipeline)
-
-
-def call(executable: Executable, arrays: Arrays) -> Arrays:
-    """The results, then what the parameters have become that the model overwrites."""
-    copies = [np.array(array) for array in arrays]
-    kept = {name: np.array(executable.parameters[name]) for name in executable.mutated_parameters}
-    results = executable(*copies)
-    found = list(results) if isinstance(results, tuple) else [results]
-    for name, before in kept.items():
-        found.append(np.array(executable.parameters[name]))
-        np.copyto(np.asarray(executable.parameters[name]), before)
-    return found

@@ -101,9 +101,11 @@ class _Walk:
         body = op.operation.parent.parent.regions[0].blocks[0]
         callee = op.callee.value
         for function in body.operations:
-            if isinstance(function, func.FuncOp) and function.name.value == callee:
+            if not isinstance(function, func.FuncOp) or function.name.value != callee:
+                continue
+            if not function.is_external:
                 return evaluate(function, operands, self.how)
-        raise Unsupported(f"func.call: no function '{callee}'")
+        raise Unsupported(f"func.call: nobody knows what '{callee}' does")
 
     def _pad(self, op: ir.OpView, known: dict[ir.Value, Number]) -> Number:
         block = op.operation.regions[0].blocks[0]

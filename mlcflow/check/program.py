@@ -10,17 +10,10 @@ from typing import Any
 from mlcflow import mlir
 from mlcflow.check.agreement import Worst, worst_element
 from mlcflow.check.apart import Outcome, Tell, run_apart
-from mlcflow.check.expected import (
-    Arrays,
-    Expected,
-    call,
-    expect,
-    from_row,
-    load_reference,
-    to_row,
-)
+from mlcflow.check.expected import Expected, expect, from_row, to_row
 from mlcflow.check.inputs import KINDS, make_arrays, uneven
 from mlcflow.check.isolate import Limits
+from mlcflow.check.trusted import Arrays, call, load_reference
 from mlcflow.graph.interface import entry_points, names_of, normalize_interface
 from mlcflow.mlir import ir
 from mlcflow.runtime import dtypes

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mlcflow.check.arrays64 import arguments
+from mlcflow.check.arrays64 import arguments, results_of
 from mlcflow.check.bounds import DOUBLE, LAMBDA, LIKELY, ROUNDOFF, Arithmetic, Number
 from mlcflow.check.conversions import Unsupported
 from mlcflow.check.float64 import evaluate, functions, spell_out
 from mlcflow.frontends import Imported
-from mlcflow.graph.interface import names_of, normalize_interface
+from mlcflow.graph.interface import normalize_interface
 from mlcflow.graph.kernel import loop_extents
 from mlcflow.graph.linalg_ops import is_generic, iterators, payload
 from mlcflow.mlir import clone, ir, walk
@@ -37,8 +37,7 @@ def outputs_in_float64(
         results = evaluate(main, arguments(main, imported.parameters, inputs), how)
     except Unsupported as error:
         return [], str(error)
-    names = names_of(main, "output", results=True)
-    return [number for name, number in zip(names, results, strict=True) if name is not None], ""
+    return results_of(main, results, "output"), ""
 
 
 def _normal(imported: Imported) -> ir.Module:

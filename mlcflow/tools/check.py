@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from mlcflow.tools.options import json_option, parse_pipeline, pipeline_option, target_options
-from mlcflow.tools.python_file import split_name
 
 if TYPE_CHECKING:
     from mlcflow.check.blockers import Blocker
@@ -36,19 +35,10 @@ def command(
     mlcflow check model.py:make --pipeline=reference --json
     """
     from mlcflow.check.coverage import check_coverage
-    from mlcflow.tools.model_file import check_inputs, load_model, states_shapes
+    from mlcflow.tools.checked_model import find_model
 
     chosen = parse_pipeline(pipeline, target, options)
-    python = split_name(model)
-    if python is None:
-        if not Path(model).is_file():
-            raise click.UsageError(f"no file '{model}'")
-        found = check_coverage(Path(model), (), {}, chosen)
-    else:
-        source, args, kwargs = load_model(*python)
-        if not states_shapes(source):
-            check_inputs(source, args, kwargs, python[0])
-        found = check_coverage(source, args, kwargs, chosen)
+    found = check_coverage(*find_model(model), chosen)
     if as_json:
         data = {"model": model, "pipeline": chosen.name, **found.as_data()}
         click.echo(json.dumps(data, indent=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -43,11 +42,12 @@ def command(model: str, output: str, **given: Any) -> None:
     import mlcflow
     from mlcflow.report.page import gather, watched
     from mlcflow.report.progress import working
+    from mlcflow.tools.checked_model import find_model
     from mlcflow.tools.model_file import make_inputs
 
     target = parse_target(given["target"])
     pipeline, sizes = watched(parse_pipeline(given["pipeline"], given["target"], given["options"]))
-    source, args, kwargs = _load(model)
+    source, args, kwargs = find_model(model)
     with working(f"{model}: compile") as doing:
         example = (args, kwargs) if _is_torch(source) else ((), {})
         executable = mlcflow.compile(
@@ -75,30 +75,6 @@ def command(model: str, output: str, **given: Any) -> None:
     if page.certificate is not None and not page.certificate.holds:
         click.echo("the results are NOT within the bounds of rounding", err=True)
         raise click.exceptions.Exit(1)
-
-
-def _load(text: str) -> tuple[Any, tuple, dict[str, Any]]:
-    """The model, and what to call it with, if it brings that."""
-    from mlcflow.bench.workloads import WORKLOADS
-    from mlcflow.errors import unknown_name
-    from mlcflow.tools.model_file import check_inputs, load_model, states_shapes
-    from mlcflow.tools.python_file import split_name
-
-    python = split_name(text)
-    if python:
-        found, args, kwargs = load_model(*python)
-        if not states_shapes(found):
-            check_inputs(found, args, kwargs, python[0])
-        return found, args, dict(kwargs)
-    if text in WORKLOADS:
-        from mlcflow.bench.model import build
-
-        return *build(text), {}
-    if not Path(text).is_file():
-        if Path(text).suffix:
-            raise click.UsageError(f"no file '{text}'")
-        raise click.UsageError(unknown_name("workload", text, WORKLOADS))
-    return Path(text), (), {}
 
 
 def _is_torch(source: Any) -> bool:

@@ -14,9 +14,9 @@ from planted import planted
 
 from mlcflow import mlir
 from mlcflow.check.agreement import worst_element
-from mlcflow.check.expected import load_reference
 from mlcflow.check.inputs import KINDS, make_arrays, uneven
 from mlcflow.check.stages import verify_stages
+from mlcflow.check.trusted import load_reference
 from mlcflow.check.widen import widen
 from mlcflow.compiler import build_pipeline, import_model
 from mlcflow.runtime.interface import Port
