@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import re
 
 import pytest
@@ -180,3 +181,27 @@ def test_a_kernel_does_not_take_the_place_of_a_c_function(pipeline):
     x = torch.rand(2, 8, dtype=torch.float64)
     exe = mlcflow.compile(lambda x: x.exp(), x, pipeline=pipeline)
     torch.testing.assert_close(exe(x), x.exp())
+
+
+def test_the_garbage_collector_is_off_while_a_model_is_traced_and_then_as_before() -> None:
+    seen = []
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        seen.append(gc.isenabled())
+        return x + 1
+
+    def failing(x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no")
+
+    for before in (gc.enable, gc.disable):
+        before()
+        try:
+            was = gc.isenabled()
+            mlcflow.compile(model, torch.zeros(3), pipeline="reference", verify=False)
+            assert gc.isenabled() is was
+            with pytest.raises(mlcflow.ImportModelError):
+                mlcflow.compile(failing, torch.zeros(3), pipeline="reference")
+            assert gc.isenabled() is was
+        finally:
+            gc.enable()
+    assert seen and not any(seen)
