@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlcflow import config, mlir
 from mlcflow.announce import entering
+from mlcflow.atomic import write_whole
 from mlcflow.errors import LoweringError, MlcflowError, unknown_name
 from mlcflow.failure import describe
 from mlcflow.mlir import ir
@@ -148,9 +149,7 @@ class Pipeline:
 def write_module(path: Path, module: ir.Module) -> None:
     """Write the module as text, at once or not at all; makes the directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(mlir.asm(module, locations=True), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, mlir.asm(module, locations=True))
 
 
 def _run_stage(

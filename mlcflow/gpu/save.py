@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from mlcflow.atomic import whole_file
 from mlcflow.errors import ExecutionError
 from mlcflow.gpu.device import without_kernels
 from mlcflow.gpu.device_memory import CONSTANTS
@@ -124,7 +125,5 @@ def _bytes(value: Any) -> bytes:
 
 def _write(path: Path, *pieces: bytes) -> None:
     """Write a file that is there as a whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as stream:
+    with whole_file(path) as stream:
         stream.writelines(pieces)
-    part.replace(path)

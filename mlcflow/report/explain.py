@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlcflow.atomic import write_whole
 from mlcflow.graph.kernel import read_kernel
 from mlcflow.mlir import func, ir
 from mlcflow.report.assembly import HotLoop
@@ -91,9 +92,7 @@ class Explanation:
         path = Path(path)
         page = self.to_html()
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
+        write_whole(path, page)
         return path
 
 

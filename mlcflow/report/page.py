@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcflow import mlir
+from mlcflow.atomic import write_whole
 from mlcflow.check.certificate import Certificate
 from mlcflow.check.taps import cut_stage
 from mlcflow.errors import MlcflowError, ScheduleError
@@ -75,9 +76,7 @@ class Page:
         path = Path(path)
         text = self.to_html()
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_whole(path, text)
         return path
 
 

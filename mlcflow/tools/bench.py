@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlcflow.atomic import write_whole
 from mlcflow.bench.sides import OURS, PEERS
 from mlcflow.errors import MlcflowError, unknown_name
 
@@ -210,7 +211,4 @@ def _write(file: str | None, data: Any) -> None:
     if file == "-":
         click.echo(json.dumps(data, indent=2))
     elif file:
-        path = Path(file)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_whole(Path(file), json.dumps(data, indent=2) + "\n")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlcflow.atomic import write_whole
 from mlcflow.tools.options import json_option, parse_pipeline, pipeline_option, target_options
 from mlcflow.tools.verify import limit_options, read_limits
 
@@ -81,7 +82,7 @@ def command(
     else:
         path = Path(output)
         again = reproduce(found, chosen, path)
-        _write(path, _page(found, again))
+        write_whole(path, _page(found, again))
         data = {"found": True, **asdict(found), "file": output, "command": again}
         text = _report(found, path, again)
     click.echo(json.dumps(data, indent=2) if as_json else text)
@@ -123,9 +124,3 @@ def _report(found: Culprit, path: Path, again: str) -> str:
         f"{len(found.program.splitlines())} lines in {path}, after {found.tried} smaller programs",
     ]
     return "\n".join([*lines, *([f"to see it again: {again}"] if again else [])])
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from mlcflow.atomic import whole_file
 from mlcflow.errors import MlcflowError
 from mlcflow.frontends.tensor_program.function import TensorFunction
 from mlcflow.mlir import ir
@@ -140,11 +141,8 @@ def write_arrays(files: tuple[str, ...], results: list[Any]) -> None:
             f"--output: the model has {len(results)} results, got {len(files)} file names"
         )
     for file, result in zip(files, results, strict=True):
-        path = Path(file)
-        part = path.with_name(path.name + ".part")
-        with part.open("wb") as stream:
+        with whole_file(Path(file)) as stream:
             np.save(stream, as_array(result), allow_pickle=False)
-        part.replace(path)
 
 
 def as_array(value: Any) -> np.ndarray:

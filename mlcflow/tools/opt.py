@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlcflow.atomic import write_whole
 from mlcflow.errors import ImportModelError, MlcflowError, unknown_name
 from mlcflow.tools.options import isolation_options, parse_pipeline, pipeline_option, target_options
 
@@ -79,7 +80,7 @@ def command(
     if output is None:
         click.echo(text, nl=False)
     elif None not in texts:
-        _write(Path(output), text)
+        write_whole(Path(output), text)
     if None in texts:
         raise click.exceptions.Exit(1)
 
@@ -239,9 +240,3 @@ class _Work:
         if self.machine_code is not None:
             compile_object(module, self.machine_code)
         return text
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
