@@ -131,6 +131,14 @@ def test_three_kernels_and_filters_that_are_made_once(tile: int, tiles: Any) -> 
     torch.testing.assert_close(exe(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+def test_filters_are_not_copied_at_each_call(tiles: Any) -> None:
+    tiles(4)
+    exe = mlcflow.compile(torch.nn.Conv2d(64, 64, 3).eval(), torch.randn(1, 64, 30, 30))
+    text = str(exe.stages["schedule"])
+    product = text[text.index("func.func private @batch_matmul") :].split("func.func")[1]
+    assert "vector.contract" in product and "tensor.empty" not in product
+
+
 def test_where_it_pays() -> None:
     resnet = [(1, 56, 56, 64, 3, 3, 64), (1, 28, 28, 128, 3, 3, 128), (1, 14, 14, 256, 3, 3, 256)]
     assert [best_tile(loops, CHIP) for loops in resnet] == [4, 4, 2]
