@@ -13,7 +13,7 @@ from mlcflow.cache_key import cache_key
 from mlcflow.errors import ExecutionError
 from mlcflow.frontends import Imported
 from mlcflow.gpu.executable import DeviceExecutable
-from mlcflow.isolated import Compiled, compile_here
+from mlcflow.lowered import Compiled, compile_here
 from mlcflow.pipeline import Pipeline, Stages
 from mlcflow.runtime import cache as directory
 from mlcflow.runtime import object_code

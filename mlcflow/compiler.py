@@ -12,9 +12,8 @@ from mlcflow.check.isolate import Limits
 from mlcflow.check.verify import check_executable
 from mlcflow.frontends import Imported
 from mlcflow.frontends.model import read_model
-from mlcflow.gpu.executable import DeviceExecutable
-from mlcflow.gpu.host_calls import has_kernels
-from mlcflow.isolated import check_lowered, compile_here, compile_isolated
+from mlcflow.isolated import compile_isolated
+from mlcflow.lowered import compile_here, load
 from mlcflow.pipeline import Pipeline, StageRecord
 from mlcflow.runtime.executable import Executable
 from mlcflow.target import Target
@@ -96,18 +95,3 @@ def build_pipeline(
     here = "cuda" if pipeline == "cuda" else "host"
     chosen = target if isinstance(target, Target) else Target.parse(target or here)
     return build(pipeline, chosen, **(options or {}))
-
-
-def load(
-    imported: Imported,
-    pipeline: Pipeline,
-    *,
-    start: str | None = None,
-    threads: int | None = None,
-    on_stage: Callable[[StageRecord], None] | None = None,
-) -> Executable:
-    """Run the pipeline (from stage ``start``) and load the machine code."""
-    stages = pipeline.run(imported.module, start=start, on_stage=on_stage)
-    check_lowered(imported.module, imported)
-    loaded = DeviceExecutable if has_kernels(imported.module) else Executable
-    return loaded(imported.module, imported, stages, pipeline, threads)

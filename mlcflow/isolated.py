@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
@@ -23,50 +22,12 @@ from mlcflow.errors import LoweringError
 from mlcflow.failure import reproducer
 from mlcflow.frontends import Imported
 from mlcflow.gpu.host_calls import has_kernels
+from mlcflow.lowered import Compiled, check_lowered, stored
 from mlcflow.mlir import ir
 from mlcflow.pipeline import Pipeline, StageRecord, Stages
-from mlcflow.runtime.interface import check_ports, read_interface
-from mlcflow.runtime.machine_code import store
-from mlcflow.runtime.object_code import undefined_symbols
-from mlcflow.runtime.stored import StoredProgram, from_bytes
-from mlcflow.runtime.symbols import refuse_module, refuse_symbols
+from mlcflow.runtime.stored import from_bytes
 
 OnStage = Callable[[StageRecord], None]
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """What a pipeline and LLVM made of a model.
-
-    ``program`` is ``None`` for a module with kernels of a device, which is loaded as it is.
-    """
-
-    program: StoredProgram | None
-    stages: Stages | Callable[[], Stages]
-    module: Callable[[], ir.Module]
-
-
-def stored(module: ir.Module, imported: Imported, built: Pipeline) -> StoredProgram:
-    """A lowered module, compiled. Raises ``ExecutionError`` for what must not be loaded."""
-    program = store(module, built.opt_level)
-    if not imported.trusted:  # LLVM is told of functions in more ways than we know
-        refuse_symbols(undefined_symbols(program.code))
-    return program
-
-
-def check_lowered(module: ir.Module, imported: Imported) -> None:
-    """Raise ``ExecutionError`` for a lowered module that cannot, or must not, be loaded."""
-    if not imported.trusted:
-        refuse_module(module)
-    if not has_kernels(module):  # their constants are parameters that only the module knows
-        check_ports(read_interface(module)[0], imported.parameters)
-
-
-def compile_here(imported: Imported, built: Pipeline) -> Compiled:
-    """Compile in this process."""
-    stages = built.run(imported.module)
-    check_lowered(imported.module, imported)
-    return Compiled(stored(imported.module, imported, built), stages, lambda: imported.module)
 
 
 def compile_isolated(

@@ -16,6 +16,7 @@ from mlcflow.check.float64 import evaluate, functions, spell_out
 from mlcflow.check.separate import separate_loops
 from mlcflow.check.widen import wide_array, widen
 from mlcflow.frontends import Imported
+from mlcflow.lowered import check_lowered
 from mlcflow.mlir import ir
 from mlcflow.pipeline import Stage, Stages
 from mlcflow.runtime.executable import Executable
@@ -31,8 +32,10 @@ def load_reference(module: ir.Module, parameters: Mapping[str, Any], opt_level: 
     apart = Stage("separate", separate_loops)
     stages = [(each, apart) if each.name == "bufferize" else (each,) for each in pipeline.stages]
     pipeline = replace(pipeline, stages=tuple(chain.from_iterable(stages)))
+    imported = Imported(module, dict(parameters))
     pipeline.run(module, keep=False)
-    return Executable(module, Imported(module, dict(parameters)), Stages(()), pipeline, 1)
+    check_lowered(module, imported)
+    return Executable(module, imported, Stages(()), pipeline, 1)
 
 
 def call(executable: Executable, arrays: Arrays) -> Arrays:

@@ -10,6 +10,7 @@ from mlcflow import mlir
 from mlcflow.check.separate import separate_loops
 from mlcflow.check.trusted import call, in_float64, load_reference
 from mlcflow.compiler import build_pipeline, import_model
+from mlcflow.errors import ExecutionError
 from mlcflow.graph.interface import normalize_interface
 from mlcflow.graph.outline import kernels
 from mlcflow.mlir import ir
@@ -75,3 +76,17 @@ def test_float64_is_what_the_reference_rounds(name: str) -> None:
         else:
             assert e.dtype in (np.float64, np.complex128)
             np.testing.assert_allclose(e, n.astype(e.dtype), rtol=1e-2, atol=1e-5)
+
+
+def test_what_must_not_run_does_not() -> None:
+    text = """
+    func.func private @system(i32) -> i32
+    func.func @main(%x: tensor<i32>) -> tensor<i32> {
+      %a = tensor.extract %x[] : tensor<i32>
+      %b = func.call @system(%a) : (i32) -> i32
+      %y = tensor.from_elements %b : tensor<i32>
+      return %y : tensor<i32>
+    }
+    """
+    with pytest.raises(ExecutionError, match="system"):
+        load_reference(mlir.parse(text), {}, 0)
