@@ -6,6 +6,7 @@ from mlcflow.errors import MlcflowError, unknown_name
 from mlcflow.gpu.aliases import mark_distinct_arguments
 from mlcflow.gpu.assertions import report_from_kernels
 from mlcflow.gpu.async_copies import pipeline_copies
+from mlcflow.gpu.attention_form import partition_heads
 from mlcflow.gpu.device_memory import (
     hoist_allocations,
     launch_scalars,
@@ -19,10 +20,13 @@ from mlcflow.gpu.lower import lower_all_reduce, name_kernels, to_nvvm
 from mlcflow.gpu.ptx import kernels_to_ptx
 from mlcflow.gpu.tensor_cores import mark_swizzles, to_tensor_cores
 from mlcflow.graph.assertions import report_assertions
+from mlcflow.graph.collapses import collapse_first
 from mlcflow.graph.interface import record_interface
 from mlcflow.graph.memory import plan_memory
 from mlcflow.graph.narrow_factors import narrow_factors
 from mlcflow.graph.outline import write_destinations
+from mlcflow.graph.positions import compute_positions
+from mlcflow.graph.reshapes import sink_expansions
 from mlcflow.graph.results import copy_without_runtime
 from mlcflow.graph.rows import partition_rows
 from mlcflow.graph.unused_results import drop_unused_results
@@ -60,14 +64,20 @@ def pipeline(target: Target, *, fast_math: bool = True, precision: str = "exact"
                 *images(fast_math=fast_math),
                 generalize_movement,
                 Pass("linalg-fold-unit-extent-dims"),
+                drop_unused_results,
+                sink_expansions,
+                compute_positions,
+                collapse_first,
                 Pass("canonicalize"),
                 Pass("cse"),
             ),
             Stage(
                 "kernels",
-                drop_unused_results,
                 # Their reductions go in another order.
-                *cut(*([partition_rows] if fast_math else []), destinations=write_destinations),
+                *cut(
+                    *([partition_heads, partition_rows] if fast_math else []),
+                    destinations=write_destinations,
+                ),
             ),
             Stage("schedule", apply_rules(rules, target), Pass("canonicalize"), Pass("cse")),
             Stage(

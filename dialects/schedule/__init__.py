@@ -20,6 +20,7 @@ from mlcflow.dialects.schedule import (
     overlap_tiles,
     perfect_nest,
     reverse_compute_at,
+    rolling_update,
     split_loop,
 )
 from mlcflow.dialects.schedule.dialect import ScheduleDialect
@@ -38,6 +39,7 @@ OPERATIONS = (
     overlap_tiles,
     perfect_nest,
     reverse_compute_at,
+    rolling_update,
     split_loop,
 )
 

@@ -195,25 +195,33 @@ def attention(
     """``softmax(query key^T scale + mask) value``; a row without any key gives 0.
 
     PyTorch's decomposition scales both operands and looks for such rows in a pass of its own,
-    mask or not. Here the sum of a row tells.
+    mask or not. Here the sum of a row tells. Of f16 and bf16 only the weights and the result are
+    rounded to them, as PyTorch's own kernels do.
     """
-    if dropout_p or enable_gqa or query.dtype != torch.float32 or query.dim() < 3:
+    dtype = query.dtype
+    if dropout_p or enable_gqa or dtype not in _SINGLE or query.dim() < 3:
         return NotImplemented
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    query, key, value = query.float(), key.float(), value.float()
     scores = aten.matmul(query, aten.transpose.int(key, -2, -1)) * factor
     if is_causal:
         rows = torch.arange(query.shape[-2], device=query.device)
         columns = torch.arange(key.shape[-2], device=query.device)
         attn_mask = rows.unsqueeze(1) >= columns
     if attn_mask is None:
-        return aten.matmul(aten.softmax.int(scores, -1), value)
+        weights = aten.softmax.int(scores, -1)
+        return aten.matmul(weights.to(dtype).float(), value).to(dtype)
     if attn_mask.dtype == torch.bool:
         attn_mask = torch.where(attn_mask, 0.0, -math.inf)
     scores = scores + attn_mask
     largest = aten.amax(scores, [-1], True)
     weights = torch.exp(scores - torch.where(largest == -math.inf, 0.0, largest))
     total = aten.sum.dim_IntList(weights, [-1], True)
-    return aten.matmul(weights / torch.where(total == 0, 1.0, total), value)
+    weights = weights / torch.where(total == 0, 1.0, total)
+    return aten.matmul(weights.to(dtype).float(), value).to(dtype)
+
+
+_SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def _is_inexact(dtype: torch.dtype) -> bool:

@@ -180,8 +180,18 @@ def read_left(factor: Factor, who: Lane, row: int, k: int, depth: int) -> ir.Val
     return factor.elements(at)
 
 
-def read_right(factor: Factor, who: Lane, column: int, k: int, depth: int) -> list[ir.Value]:
-    """The registers of two ``depth`` x 8 tiles of B next to each other."""
+def read_right(
+    factor: Factor, who: Lane, column: int, k: int, depth: int, *, neighbours: bool = False
+) -> list[ir.Value]:
+    """The registers of two ``depth`` x 8 tiles of B next to each other.
+
+    ``neighbours``: steps of the reduction that lie next to each other in the place of those that
+    lie ``depth // 2`` apart.
+    """
+    if neighbours:
+        rows = [_plus(arith.muli(who.rest, constant_index(2)), k + side) for side in (0, 1)]
+        tiles = [_plus(who.group, tile) for tile in (column, column + 8)]
+        return [factor.elements([(across, row) for row in rows]) for across in tiles]
     if factor.has_matrices():
         eight, sixteen = constant_index(8), constant_index(16)
         upper = arith.divui(who.number, sixteen)

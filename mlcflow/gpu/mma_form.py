@@ -22,6 +22,10 @@ DEPTHS = {"f16": 16, "bf16": 16, "f32": 8}
 """Steps of the reduction in one instruction, by element type of the factors. f32 is rounded to
 tf32: 8 bits of exponent, 11 of precision."""
 
+NVGPU_MMA, NVGPU_MMA_TF32, GPU_FMA = "nvgpu.mma", "nvgpu.mma.tf32", "gpu.fma"
+FACTORS = {NVGPU_MMA: ("f16", "bf16"), NVGPU_MMA_TF32: ("f32",), GPU_FMA: ("f32",)}
+"""What each way to multiply by a warp takes."""
+
 MOST = 512
 """Instructions that a block becomes; more are a sign that it was not tiled."""
 

@@ -7,6 +7,7 @@ scores of some queries at a time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlcflow.graph.attention_form import arrange
@@ -25,27 +26,44 @@ from mlcflow.graph.linalg_ops import (
     owner,
     payload,
 )
+from mlcflow.graph.narrow_factors import PRODUCTS
 from mlcflow.graph.outline import outline
 from mlcflow.graph.rows import BYTES, row_chain
+from mlcflow.graph.same_operation import element_type
 from mlcflow.mlir import func, ir, linalg
+
+Names = tuple[str, ...]
+"""What the names of operations begin with."""
+_PAYLOAD = ("arith.", "math.")
 
 FEWEST = 8
 """Queries and keys from which on a kernel of its own pays."""
 
 
+Suits = Callable[["Product", "Product", str], bool]
+"""Whether a rule is for these products, of scores and with V, of factors of an element type."""
+
+
 def partition_attention(module: ir.Module) -> None:
+    """Make kernels of attention in f32, of ``FEWEST`` queries and keys."""
+    make_kernels(module, _is_of_f32)
+
+
+def make_kernels(module: ir.Module, suits: Suits, *, masks: bool = False) -> None:
     """Move each product of scores, what is done to their rows, and the product with V to a kernel.
 
     The kernel reads Q, K and V as they lie, and writes the result as it is wanted: transposes
     around it become a part of it. The division by the sums comes last, where a row is short.
+    ``suits`` chooses. ``masks``: what is done to scores may depend on where they are.
     """
+    names = (*_PAYLOAD, *(["linalg.index"] if masks else []))
     symbols = ir.SymbolTable(module.operation)
     for function in list(module.body.operations):
         is_graph = isinstance(function, func.FuncOp) and "mlcflow.kernel" not in function.attributes
         if not is_graph or function.is_external:
             continue
         for block in function.regions[0].blocks:
-            found = [_group(op) for op in block.operations if _is_product(op)]
+            found = [_group(op, suits, names) for op in block.operations if _is_product(op)]
             for group in filter(None, found):
                 arrange(outline(group, "attention", symbols))
 
@@ -81,34 +99,83 @@ def _is_product(op: ir.OpView) -> bool:
     return is_one and linalg.isa_contraction_op(op.operation) and len(inputs(op)) == 2
 
 
-def _group(values: ir.OpView) -> list[ir.OpView]:
+def _is_of_f32(scores: Product, values: Product, kind: str) -> bool:
+    return kind == "f32" and min(values.rows, values.depth) >= FEWEST
+
+
+def _group(values: ir.OpView, suits: Suits, names: Names) -> list[ir.OpView]:
     """The operations of the attention whose last product is ``values``, in program order."""
     form = product_of(values)
     weights = owner(inputs(values)[0])
     if form is None or weights is None or not _is_in_order(values):
         return []
     chain = row_chain(weights)
-    if not chain or not _normalizes(weights) or _users(weights) != {values.operation}:
+    if not chain or _users(weights) != {values.operation}:
         return []
-    if min(form.rows, form.depth) < FEWEST:
+    while weights in chain and (_is_widening(weights) or _is_rounding(weights)):
+        weights = owner(inputs(weights)[0])
+    if weights not in chain or not _normalizes(weights):
         return []
-    group = _with_scores([*chain, values], (*form.batch, form.rows, form.depth))
+    group = _with_scores([*chain, values], (*form.batch, form.rows, form.depth), names)
     products = [op for op in group if _is_product(op)]
-    if len(products) != 2:
+    if len(products) != 2 or not _suit(next(op for op in products if op != values), values, suits):
         return []
-    kinds = {str(ir.ShapedType(v.type).element_type) for op in products for v in op.operands}
-    if kinds != {"f32"}:
-        return []
-    for product in products:
-        for value in inputs(product):
-            copy = owner(value)
-            if copy is not None and _is_transpose(copy) and _users(copy) == {product.operation}:
-                group.append(copy)
-    users = _users(values)
-    if len(users) == 1 and _is_transpose(next(iter(users)).opview):
-        group.append(next(iter(users)).opview)
+    group += [op for product in products for value in inputs(product) for op in _source(value)]
+    group += _result(values, rounded=_kind(inputs(values)[1]) != "f32")
     order = {op.operation: number for number, op in enumerate(values.operation.block.operations)}
-    return sorted(group, key=lambda op: order[op.operation])
+    return [op.opview for op in sorted({op.operation for op in group}, key=order.__getitem__)]
+
+
+def _result(values: ir.OpView, *, rounded: bool) -> list[ir.OpView]:
+    """What transposes the product with V, and rounds it."""
+    found: list[ir.OpView] = []
+    for suits in (_is_transpose, *([_is_rounding] if rounded else [])):
+        users = _users(found[-1] if found else values)
+        if len(users) == 1 and suits(next(iter(users)).opview):
+            found.append(next(iter(users)).opview)
+    return found
+
+
+def _source(value: ir.Value) -> list[ir.OpView]:
+    """What transposes and widens ``value`` for its only reader, the last first."""
+    found: list[ir.OpView] = []
+    while (op := owner(value)) is not None and len(list(value.uses)) == 1:
+        if not _is_transpose(op) and not _is_widening(op):
+            break
+        found.append(op)
+        value = inputs(op)[0]
+    return found
+
+
+def _suit(scores: ir.OpView, values: ir.OpView, suits: Suits) -> bool:
+    first, last, products = product_of(scores), product_of(values), (scores, values)
+    factors = {_kind(value) for op in products for value in inputs(op)}
+    sums = {str(element_type(op.results[0])) for op in products}
+    if first is None or last is None or len(factors) != 1 or sums != {"f32"}:
+        return False
+    widened = [op for op in products if str(element_type(inputs(op)[0])) not in factors]
+    are_named = all(op.operation.name in PRODUCTS for op in widened)
+    return are_named and suits(first, last, factors.pop())
+
+
+def _kind(value: ir.Value) -> str:
+    """The element type of a factor before it was widened."""
+    source = _source(value)
+    return str(element_type(inputs(source[-1])[0] if source else value))
+
+
+def _is_widening(op: ir.OpView) -> bool:
+    return _converts(op, "arith.extf")
+
+
+def _is_rounding(op: ir.OpView) -> bool:
+    return _converts(op, "arith.truncf")
+
+
+def _converts(op: ir.OpView, name: str) -> bool:
+    """Whether ``op`` converts each element of a tensor, and nothing else."""
+    names = [inner.operation.name for inner in payload(op)] if is_generic(op) else []
+    return is_elementwise(op) and names == [name] and is_identity(indexing_maps(op)[0])
 
 
 def _is_in_order(values: ir.OpView) -> bool:
@@ -135,7 +202,7 @@ def _normalizes(weights: ir.OpView) -> bool:
     )
 
 
-def _with_scores(group: list[ir.OpView], extents: tuple[int, ...]) -> list[ir.OpView]:
+def _with_scores(group: list[ir.OpView], extents: tuple[int, ...], names: Names) -> list[ir.OpView]:
     """``group`` and what its rows are made of, down to the product of the scores."""
     found = {op.operation: op for op in group}
     pending = list(group)
@@ -147,7 +214,7 @@ def _with_scores(group: list[ir.OpView], extents: tuple[int, ...]) -> list[ir.Op
             if producer is None or producer.operation in found:
                 continue
             is_scores = _is_product(producer) and _is_scores(producer, extents)
-            if (is_scores or _is_epilogue(producer, extents)) and all(
+            if (is_scores or _is_epilogue(producer, extents, names)) and all(
                 user in found for user in _users(producer)
             ):
                 found[producer.operation] = producer
@@ -162,14 +229,14 @@ def _is_scores(op: ir.OpView, extents: tuple[int, ...]) -> bool:
     return form is not None and is_filled and (*form.batch, form.rows, form.columns) == extents
 
 
-def _is_epilogue(op: ir.OpView, extents: tuple[int, ...]) -> bool:
+def _is_epilogue(op: ir.OpView, extents: tuple[int, ...], allowed: Names) -> bool:
     """Whether ``op`` changes each score for itself, in a way that vectors can follow."""
     if not is_elementwise(op) or len(op.results) != 1 or loop_extents(op) != extents:
         return False
     names = [inner.operation.name for inner in payload(op)]
     kinds = [v.type.element_type for v in op.operands if isinstance(v.type, ir.ShapedType)]
     return (
-        all(name.startswith(("arith.", "math.")) for name in names)
+        all(name.startswith(allowed) for name in names)
         and all(m.is_projected_permutation for m in indexing_maps(op))
         and all(str(kind) in BYTES for kind in kinds)
         and not any(isinstance(value.type, ir.ShapedType) for value in captured(op))

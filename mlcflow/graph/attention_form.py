@@ -20,6 +20,7 @@ from mlcflow.graph.linalg_ops import (
     owner,
     payload,
 )
+from mlcflow.graph.narrow_factors import PRODUCTS, narrow_inputs, read_factors
 from mlcflow.graph.powers import is_maximum
 from mlcflow.mlir import arith, func, ir, linalg, tensor, walk
 from mlcflow.mlir import math as math_dialect
@@ -33,6 +34,9 @@ def arrange(function: func.FuncOp) -> None:
     of the scores goes along. Rounds differently by 1e-7 of the exponent, for which rows are few
     times as far from their maximum as powers are from 0.
     """
+    for op in walk(function):
+        if op.operation.name in PRODUCTS and (factors := narrow_inputs(op)):
+            read_factors(op, factors)
     fuse_in_rows(function)
     _read_in_place(function)
     for op in walk(function):

@@ -6,16 +6,21 @@ from collections.abc import Callable
 
 from mlcflow.graph.dot_form import WIDTHS, sizes_suit
 from mlcflow.graph.dots import missing_feature
+from mlcflow.graph.generic import generic
 from mlcflow.graph.linalg_ops import (
     indexing_maps,
     inputs,
+    is_copy,
     is_elementwise,
+    is_generic,
     is_identity,
+    iterators,
+    outputs,
     owner,
     payload,
 )
 from mlcflow.graph.same_operation import element_type
-from mlcflow.mlir import ir, linalg, walk
+from mlcflow.mlir import ir, linalg, tensor, walk
 from mlcflow.target import Target
 
 PRODUCTS = {"linalg.matmul": linalg.matmul, "linalg.batch_matmul": linalg.batch_matmul}
@@ -41,21 +46,32 @@ def narrow_factors(target: Target) -> Callable[[ir.Module], None]:
 
 
 def _narrow(op: ir.OpView, target: Target) -> None:
-    left, right = (_narrower(value) for value in inputs(op))
-    start = op.operation.operands[2]
-    if left is None or right is None:
+    factors = narrow_inputs(op)
+    if factors is None:
         return
-    kind, result = str(element_type(left)), str(element_type(start))
-    if str(element_type(right)) != kind:
-        return
-    depth, columns = ir.ShapedType(left.type).shape[-1], ir.ShapedType(start.type).shape[-1]
-    is_static = all(ir.ShapedType(value.type).has_static_shape for value in (left, right))
-    if not is_static or not _suits(kind, result, columns, depth, target):
-        return
+    start = outputs(op)[0]
+    kind, result = str(element_type(factors[0])), str(element_type(start))
+    depth = ir.ShapedType(factors[0].type).shape[-1]
+    columns = ir.ShapedType(start.type).shape[-1]
+    is_static = all(ir.ShapedType(value.type).has_static_shape for value in factors)
+    if is_static and _suits(kind, result, columns, depth, target):
+        read_factors(op, factors)
+
+
+def read_factors(op: ir.OpView, factors: tuple[ir.Value, ir.Value]) -> None:
+    """Let one of ``PRODUCTS`` multiply ``factors``, widened to the type of its result."""
     with ir.InsertionPoint(op), op.location:
-        product = PRODUCTS[op.operation.name](left, right, outs=[start])
+        product = PRODUCTS[op.operation.name](*factors, outs=[outputs(op)[0]])
     op.results[0].replace_all_uses_with(product)
     op.operation.erase()
+
+
+def narrow_inputs(op: ir.OpView) -> tuple[ir.Value, ir.Value] | None:
+    """What both factors of a product were widened from, if that is of one type."""
+    left, right = (_narrower(value) for value in inputs(op))
+    if left is None or right is None or element_type(left) != element_type(right):
+        return None
+    return left, right
 
 
 def _suits(kind: str, result: str, columns: int, depth: int, target: Target) -> bool:
@@ -70,14 +86,28 @@ def _suits(kind: str, result: str, columns: int, depth: int, target: Target) -> 
 
 
 def _narrower(value: ir.Value) -> ir.Value | None:
-    """What ``value`` was widened from, element by element."""
+    """What ``value`` was widened from, element by element, perhaps in another order."""
     cast = owner(value)
     if cast is None or not is_elementwise(cast) or len(inputs(cast)) != 1:
         return None
     source = inputs(cast)[0]
+    if is_generic(cast) and is_copy(cast):
+        return _copy_narrower(cast, source)
     names = [op.operation.name for op in payload(cast)]
     if names != [_WIDENING.get(str(element_type(source)))] or not is_identity(
         indexing_maps(cast)[0]
     ):
         return None
     return source
+
+
+def _copy_narrower(copy: ir.OpView, source: ir.Value) -> ir.Value | None:
+    """The same copy of what was widened to ``source``."""
+    narrow = _narrower(source)
+    if narrow is None:
+        return None
+    shape = ir.RankedTensorType(copy.results[0].type).shape
+    with ir.InsertionPoint(copy), copy.location:
+        space = tensor.empty(list(shape), element_type(narrow))
+        maps = [list(each.results) for each in indexing_maps(copy)]
+        return generic([narrow], space, maps, iterators(copy), lambda x, _: x)

@@ -1,11 +1,11 @@
-"""Mapping a block to the tensor cores of a GPU."""
+"""Mapping a block to a warp of a GPU, and to its tensor cores."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from mlcflow.errors import ScheduleError
-from mlcflow.gpu.mma_form import MOST, mma_form
+from mlcflow.gpu.mma_form import FACTORS, MOST, mma_form
 from mlcflow.mlir import ir
 from mlcflow.schedule.emit import annotate, match_block
 from mlcflow.schedule.interpret import Handle
@@ -15,15 +15,14 @@ from mlcflow.target import Target
 if TYPE_CHECKING:
     from mlcflow.schedule.schedule import Schedule
 
-NVGPU_MMA, NVGPU_MMA_TF32 = "nvgpu.mma", "nvgpu.mma.tf32"
-
 
 def to_mma(schedule: Schedule, block: str, intrinsic: str, target: Target | None) -> None:
     """Let a warp compute ``block`` on tensor cores; see :meth:`Schedule.tensorize`.
 
     The block is the tile of one warp: ``C[m, n] += A[m, k] * B[k, n]`` (or ``B[n, k]``) into f32,
     m and n multiples of 16, k of 16 (``nvgpu.mma.tf32``: of 8). ``nvgpu.mma`` multiplies f16 or
-    bf16 exactly; ``nvgpu.mma.tf32`` rounds factors of f32 to tf32, which it says by its name.
+    bf16 exactly; ``nvgpu.mma.tf32`` rounds factors of f32 to tf32, which it says by its name;
+    ``gpu.fma`` multiplies f32 exactly, without tensor cores, what the warp holds of A.
     The block stays what it is, and runs as such, until loops become threads. Raises
     ``ScheduleError``.
     """
@@ -44,7 +43,7 @@ def why_not(op: ir.OpView, intrinsic: str, target: Target | None) -> str:
     form = mma_form(op)
     if isinstance(form, str):
         return form
-    if (form.kind == "f32") != (intrinsic == NVGPU_MMA_TF32):
+    if form.kind not in FACTORS[intrinsic]:
         return f"its factors are {form.kind}"
     if form.instructions > MOST:
         return f"it would be {form.instructions} instructions, more than {MOST}; tile it first"

@@ -13,6 +13,7 @@ from mlcflow.schedule.emit import name_blocks
 from mlcflow.schedule.find import find_kernel
 from mlcflow.schedule.interpret import apply
 from mlcflow.schedule.labels import PARALLEL, Loop
+from mlcflow.schedule.rolling import rolling_update
 from mlcflow.schedule.tensorize import tensorize
 from mlcflow.schedule.trace import Build, Step, Trace, apply_to, plain
 
@@ -100,18 +101,12 @@ class Schedule:
 
     @primitive
     def interchange(self, block: str, permutation: Sequence[int]) -> None:
-        """Put the loops inside ``block`` into the order given by number; reductions keep theirs.
-
-        Upstream: ``transform.structured.interchange``.
-        """
+        """Put loops inside ``block`` in an order, by number (``structured.interchange``)."""
         order.interchange(self, block, permutation)
 
     @primitive
     def peel(self, loop: Loop | str) -> Loop:
-        """Do the first iteration of a loop apart, in blocks ``..._first``; gives the others' loop.
-
-        Upstream: ``transform.loop.peel``.
-        """
+        """Do the first iteration of a loop apart, in blocks ``..._first``; gives that of others."""
         return split.peel(self, self.loop(loop))
 
     @primitive
@@ -174,6 +169,11 @@ class Schedule:
     def decompose_reduction(self, block: str, loop: Loop | str) -> None:
         """Set the initial value of the reduction ``block`` inside the parallel ``loop``."""
         fusion.decompose_reduction(self, block, self.loop(loop))
+
+    @primitive
+    def rolling_update(self, block: str, size: int) -> Loop:
+        """Let the softmax of the product ``block``, and what it weighs, go by ``size`` scores."""
+        return rolling_update(self, block, size)
 
     @primitive
     def flatten(self, block: str) -> None:
@@ -242,8 +242,7 @@ class Schedule:
     def tensorize(self, block: str, intrinsic: str, target: Target | None = None) -> None:
         """Map ``block`` to ``vector.contract``, ``x86.dot``, ``nvgpu.mma`` or ``library:NAME``.
 
-        See ``schedule.dot.to_dots`` and ``schedule.mma.to_mma``; refused if a ``target`` is given
-        that lacks it.
+        See ``schedule.dot.to_dots``, ``schedule.mma.to_mma``; refused for a target that lacks it.
         """
         tensorize(self, block, intrinsic, target)
 

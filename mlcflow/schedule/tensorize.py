@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlcflow.errors import MlcflowError, ScheduleError, unknown_name
+from mlcflow.gpu.mma_form import FACTORS
 from mlcflow.graph.library_calls import operands_for
 from mlcflow.graph.same_operation import element_type
 from mlcflow.mlir import ir, linalg, tensor
@@ -13,14 +14,14 @@ from mlcflow.runtime.library import Library
 from mlcflow.schedule.dot import X86_DOT, to_dots
 from mlcflow.schedule.emit import clean, match_block
 from mlcflow.schedule.interpret import Handle
-from mlcflow.schedule.mma import NVGPU_MMA, NVGPU_MMA_TF32, to_mma
+from mlcflow.schedule.mma import to_mma
 from mlcflow.schedule.vectors import vectorize
 from mlcflow.target import Target
 
 if TYPE_CHECKING:
     from mlcflow.schedule.schedule import Schedule
 
-INTRINSICS = ("vector.contract", X86_DOT, NVGPU_MMA, NVGPU_MMA_TF32)
+INTRINSICS = ("vector.contract", X86_DOT, *FACTORS)
 LIBRARY = "library:"
 
 
@@ -36,7 +37,7 @@ def tensorize(schedule: Schedule, block: str, intrinsic: str, target: Target | N
     if intrinsic == X86_DOT:
         to_dots(schedule, block, target)
         return
-    if intrinsic in (NVGPU_MMA, NVGPU_MMA_TF32):
+    if intrinsic in FACTORS:
         to_mma(schedule, block, intrinsic, target)
         return
     if not linalg.isa_contraction_op(op.operation):

@@ -10,6 +10,7 @@ from mlcflow.pipelines.schedules import (
     contraction,
     convolution,
     copy,
+    cuda_attention,
     cuda_contraction,
     cuda_convolution,
     cuda_elements,
@@ -41,6 +42,7 @@ CPU: dict[str, Rule] = {
 }
 
 CUDA: dict[str, Rule] = {
+    "attention": cuda_attention.rule,
     "tensor_cores": cuda_tensor_cores.rule,
     "contraction": cuda_contraction.rule,
     "convolution": cuda_convolution.rule,
@@ -65,5 +67,9 @@ def cuda_rules(*, tf32: bool = False) -> dict[str, Rule]:
     """The rules of pipeline ``cuda``; with ``tf32`` f32 goes to the tensor cores as well."""
     if not tf32:
         return dict(CUDA)
-    rules = {"tensor_cores": cuda_tensor_cores.rule, "convolution": cuda_convolution.rule}
+    rules = {
+        "attention": cuda_attention.rule,
+        "tensor_cores": cuda_tensor_cores.rule,
+        "convolution": cuda_convolution.rule,
+    }
     return CUDA | {name: partial(rule, tf32=True) for name, rule in rules.items()}

@@ -6,7 +6,7 @@ import math
 
 from mlcflow.errors import ScheduleError
 from mlcflow.gpu.memory import SHARED_BYTES
-from mlcflow.gpu.mma_form import DEPTHS, ROWS, mma_form
+from mlcflow.gpu.mma_form import DEPTHS, NVGPU_MMA_TF32, ROWS, mma_form
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.linalg_ops import is_fill
 from mlcflow.graph.window import Window, read_window
@@ -23,7 +23,6 @@ from mlcflow.pipelines.schedules.cuda_tensor_cores import WARP
 from mlcflow.pipelines.schedules.tiles import divisor
 from mlcflow.pipelines.schedules.window import follows
 from mlcflow.schedule.labels import Loop
-from mlcflow.schedule.mma import NVGPU_MMA_TF32
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
 

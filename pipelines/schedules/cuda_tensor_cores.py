@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from mlcflow.gpu.mma_form import DEPTHS
+from mlcflow.gpu.mma_form import DEPTHS, NVGPU_MMA, NVGPU_MMA_TF32
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.same_operation import element_type
 from mlcflow.pipelines.schedules.cuda_contraction import MOST_BLOCKS, bind_blocks, is_row_major
-from mlcflow.schedule.mma import NVGPU_MMA, NVGPU_MMA_TF32
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
 

@@ -1,0 +1,26 @@
+"""Which kernels of attention a GPU has a schedule for."""
+
+from __future__ import annotations
+
+from mlcflow.gpu.mma_form import ROWS
+from mlcflow.graph.attention import Product, make_kernels
+from mlcflow.mlir import ir
+
+WIDEST = 128
+"""Elements of a head, at most: what a warp keeps of them are registers."""
+KINDS = ("f16", "bf16", "f32")
+
+
+def partition_heads(module: ir.Module) -> None:
+    """Make kernels of attention; see :func:`mlcflow.graph.attention.make_kernels`."""
+    make_kernels(module, _suits, masks=True)
+
+
+def _suits(scores: Product, values: Product, kind: str) -> bool:
+    widths = (scores.depth, values.columns)
+    return (
+        kind in KINDS
+        and min(scores.rows, scores.columns) >= ROWS
+        and max(widths) <= WIDEST
+        and not any(width % ROWS for width in widths)
+    )

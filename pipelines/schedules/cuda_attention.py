@@ -1,0 +1,101 @@
+"""Attention on a GPU: a block for some queries of a head, the scores of some keys at a time."""
+
+from __future__ import annotations
+
+from mlcflow.gpu.memory import SHARED_BYTES
+from mlcflow.gpu.mma_form import GPU_FMA, NVGPU_MMA, NVGPU_MMA_TF32, ROWS
+from mlcflow.graph.attention import product_of
+from mlcflow.graph.kernel import Kernel
+from mlcflow.graph.linalg_ops import indexing_maps, inputs, owner
+from mlcflow.graph.same_operation import element_type
+from mlcflow.mlir import ir, tensor
+from mlcflow.pipelines.schedules.cuda_contraction import MOST_BLOCKS, bind_blocks
+from mlcflow.schedule.labels import Loop
+from mlcflow.schedule.rolling import Rows, read_rows
+from mlcflow.schedule.schedule import Schedule
+from mlcflow.target import Target
+
+QUERIES = 16
+"""Of a warp."""
+WARPS = 4
+KEYS = (64, 32, 16)
+"""Whose scores a warp keeps in registers, the best first."""
+STAGES = 2
+"""Tiles of K, and of V, in shared memory: one in use, one on its way."""
+WIDTHS = {"f16": 2, "bf16": 2, "f32": 4}
+"""Bytes of the types that are multiplied."""
+
+
+def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | None:
+    """``softmax(Q K^T + mask) V`` without scores in memory.
+
+    A warp keeps its queries, their scores with some keys and its part of the result in registers;
+    the largest score and the sum of each row so far go along (see ``rolling_update``). Tiles of K
+    and V are copied to shared memory, ahead of their use where their rows are whole 16 bytes.
+    Applies to f16 and bf16, on tensor cores, and to f32; ``tf32``: on tensor cores, too.
+    """
+    if kernel.kind != "attention" or not kernel.is_static:
+        return None
+    *heads, queries, _, _ = kernel.loops
+    rows = read_rows(kernel.root, len(heads))
+    keys = 0 if isinstance(rows, str) else _keys(rows)
+    if isinstance(rows, str) or not keys or queries < ROWS or max([1, *heads]) > MOST_BLOCKS:
+        return None
+    schedule = Schedule(kernel)
+    values = next(name for name in schedule.blocks() if schedule.block(name) == rows.product)
+    tile = min(QUERIES * WARPS, queries - queries % ROWS)
+    blocks = _tile_queries(schedule, tile, len(heads))
+    schedule.drop_unit_loops()
+    held = [schedule.cache_read("root", 0)]
+    schedule.rolling_update("root", keys)
+    held += [block for block in schedule.blocks() if block not in held]
+    for product in ("root", values):
+        _copy_tiles(schedule, product)
+    bind_blocks(schedule, blocks)
+    for block in held:
+        row = next(loop for loop in schedule.loops(block) if loop.op is None)
+        warps, _ = schedule.split(row, [None, QUERIES])
+        schedule.bind(warps, "thread.y")
+    for product in ("root", values):
+        kind = str(element_type(inputs(schedule.block(product))[0]))
+        by_choice = NVGPU_MMA_TF32 if tf32 else GPU_FMA
+        schedule.tensorize(product, by_choice if kind == "f32" else NVGPU_MMA, target)
+    return schedule
+
+
+def _keys(rows: Rows) -> int:
+    """How many keys at a time: so many that tiles of K and V fit; 0 if it is no such product."""
+    scores, values = product_of(rows.scores), product_of(rows.product)
+    kinds = {str(element_type(v)) for op in (rows.scores, rows.product) for v in inputs(op)}
+    if scores is None or values is None or len(kinds) != 1 or not kinds <= set(WIDTHS):
+        return 0
+    if scores.depth % ROWS or values.columns % ROWS:
+        return 0
+    row = (scores.depth + values.columns) * WIDTHS[kinds.pop()] * STAGES
+    return next((n for n in KEYS if n <= scores.columns and n * row <= SHARED_BYTES), 0)
+
+
+def _copy_tiles(schedule: Schedule, product: str) -> None:
+    """Tiles of the right matrix in shared memory."""
+    tile = inputs(schedule.block(product))[1]
+    whole = tile
+    while isinstance(cut := owner(whole), tensor.ExtractSliceOp):
+        whole = cut.source
+    rows = [ir.ShapedType(value.type).shape[-1] for value in (tile, whole)]
+    copy = schedule.cache_read(product, 1)
+    if not any(row * ir.ShapedType(tile.type).element_type.width % 128 for row in rows):
+        schedule.annotate(copy, "stages", str(STAGES))
+
+
+def _tile_queries(schedule: Schedule, rows: int, batch: int) -> list[Loop]:
+    """Compute everything for ``rows`` queries of a head in a block; gives the loops.
+
+    The result may lie in another order than b, m, n.
+    """
+    read = [e.position for e in indexing_maps(schedule.block("final"))[1].results]
+    outer = read[: batch + 1]
+    sizes = [int(number in outer) for number in range(len(read))]
+    sizes[outer[-1]] = rows
+    loops = schedule.tile_and_fuse("final", sizes, order=[*outer, read[-1]], overlap=True)
+    place = dict(zip(sorted(outer), loops, strict=True))
+    return [place[number] for number in outer]

@@ -1,0 +1,159 @@
+"""Attention as one kernel: the numbers, and what it asks of the chip."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_cuda_rules import rules
+
+from mlcflow import pipelines
+from mlcflow.compiler import import_model
+from mlcflow.gpu import ptx
+from mlcflow.target import Target
+
+ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-20, "tf32": 2.0**-9}
+"""Of what is rounded: weights and results; of f32 sums of scores, of tf32 factors."""
+
+SIZES = {
+    "one_warp": (1, 16, 16, 16, 16),
+    "several_warps": (1, 32, 128, 32, 32),
+    "lengths_that_do_not_divide": (1, 37, 100, 32, 64),
+    "widths_of_no_power_of_two": (1, 16, 70, 48, 16),
+    "wide_heads": (1, 16, 48, 128, 128),
+}
+CASES = [(name, "float16") for name in SIZES]
+CASES += [("lengths_that_do_not_divide", kind) for kind in ("bfloat16", "float32", "tf32")]
+CASES += [("wide_heads", "float32")]
+
+
+def attention(build, sizes, dtype, *masks, causal=False):
+    """Compile and run; the executable, what it gave, and the bound it had to keep."""
+    heads, rows, keys, width, columns = sizes
+    torch.manual_seed(0)
+    shapes = [(2, heads, rows, width), (2, heads, keys, width), (2, heads, keys, columns)]
+    kind = torch.float32 if dtype == "tf32" else getattr(torch, dtype)
+    inputs = [torch.randn(shape).to(kind) for shape in shapes]
+
+    def model(q, k, v, mask=None):
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+
+    options = {"precision": "tf32"} if dtype == "tf32" else {}
+    executable = build(model, *inputs, *masks, options=options)
+    actual = executable(*inputs, *masks).double()
+    wide = [x.double() if x.is_floating_point() else x for x in (*inputs, *masks)]
+    exact, largest = model(*wide), inputs[2].double().abs().max()
+    # Each weight is rounded once, and so is the result; sums in f32 are exact beside that.
+    bound = ROUNDING[dtype] * (largest + exact.abs()) + 1e-5
+    assert ((actual - exact).abs() <= bound).all()
+    return executable, actual
+
+
+def is_one_kernel(executable, gpu):
+    (kernel,) = gpu.kernels
+    assert rules(executable) == ["attention"] and gpu.launched == [kernel]
+    text = executable.assembly(kernel)
+    assert ".local" not in text and "shfl.sync" in text
+    return gpu.kernels[kernel], text
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_sizes(build, gpu, name, dtype):
+    executable, _ = attention(build, SIZES[name], dtype)
+    kernel, text = is_one_kernel(executable, gpu)
+    assert ("mma.sync" in text) == (dtype != "float32") and "cp.async.cg" in text
+    assert kernel.warps.conflicts == 0 or name == "widths_of_no_power_of_two"
+
+
+def test_causal_masks_are_computed_where_they_are_needed(build, gpu):
+    executable, _ = attention(build, (1, 40, 40, 32, 32), "bfloat16", causal=True)
+    kernel, _ = is_one_kernel(executable, gpu)
+    assert len(kernel.kinds) == 4  # three inputs and the result
+
+
+@pytest.mark.parametrize("kind", ["boolean", "float"])
+def test_masks(build, gpu, kind):
+    """A row has no key at all, another none among the first part of them, or the last."""
+    torch.manual_seed(1)
+    keep = torch.rand(20, 144) > 0.3
+    keep[5] = False
+    keep[6, :64], keep[7, 64:] = False, False
+    added = torch.randn(20, 144).masked_fill(~keep, -math.inf)
+    mask = keep if kind == "boolean" else added.half()
+    executable, actual = attention(build, (2, 20, 144, 16, 16), "float16", mask)
+    # What is added for each boolean is made in a kernel of its own.
+    assert "attention" in rules(executable) and len(gpu.kernels) <= 2
+    assert (actual[:, :, 5] == 0).all() and (actual[:, :, 6:8] != 0).any(-1).all()
+
+
+def test_large_scores_and_nan(build, gpu):
+    """A later part may hold what is much larger; and NaN stays in its row."""
+    q, k, v = torch.zeros(1, 16, 16), torch.zeros(1, 80, 16), torch.randn(1, 80, 16)
+    q[0, :, 0], k[0, :, 0] = 8.0, torch.linspace(-100, 100, 80)
+    q[0, 3, 5] = math.nan
+    inputs = [x.half() for x in (q, k, v)]
+    executable = build(F.scaled_dot_product_attention, *inputs)
+    result = executable(*inputs)
+    exact = F.scaled_dot_product_attention(*(x.double() for x in inputs))
+    rows = result.isnan().any(-1)[0]
+    assert rows[3] and rows.sum() == 1
+    kept = [n for n in range(16) if n != 3]
+    torch.testing.assert_close(result[:, kept].double(), exact[:, kept], rtol=2e-3, atol=2e-3)
+
+
+def test_heads_as_they_lie(build, gpu):
+    """Of a model whose heads lie side by side no copy is made."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 48, 96).half()
+
+    def model(x):
+        q, k, v = (part.view(1, 48, 2, 16).transpose(1, 2) for part in x.chunk(3, -1))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(1, 48, 32)
+
+    executable = build(model, x)
+    assert "attention" in rules(executable)
+    torch.testing.assert_close(executable(x).double(), model(x.double()), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("width", "causal", "registers"), [(32, False, 128), (64, False, 168), (64, True, 168),
+                                       (128, False, 255)],
+)  # fmt: skip
+def test_what_a_large_kernel_takes(width, causal, registers):
+    """Registers for everything that is not K or V; a barrier for each part of the keys."""
+    pytest.importorskip("llvmlite")
+    q = torch.empty(8, 16, 2048, width, dtype=torch.bfloat16)
+
+    def model(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    target = Target.parse("cuda:sm_90")
+    imported = import_model(model, (q, q.clone(), q.clone()))
+    text = ptx.ptx_of(pipelines.build("cuda", target).run(imported.module, until="ptx")["ptx"])
+    assert text.count(".entry") == 1 and ".local" not in text
+    keys = 64 if width < 128 else 32
+    assert text.count("mma.sync") == 2 * (keys // 8) * (width // 16)
+    assert text.count("bar.sync") == 1 and text.count("cp.async.wait") == 1
+    assert text.count("ex2.approx") == 2 + keys // 2  # two rows, and their scores
+    if ptx.has_ptxas():
+        (taken,) = ptx.assemble(text, target).values()
+        assert taken.spills == 0 and taken.registers <= registers
+        assert taken.shared == 2 * 2 * keys * width * 2
+
+
+def test_f32_without_tensor_cores():
+    if not ptx.has_ptxas():
+        pytest.skip("needs ptxas")
+    q, target = torch.empty(8, 16, 2048, 64), Target.parse("cuda:sm_90")
+    model = F.scaled_dot_product_attention
+    imported = import_model(model, (q, q.clone(), q.clone()))
+    text = ptx.ptx_of(pipelines.build("cuda", target).run(imported.module, until="ptx")["ptx"])
+    assert (
+        "mma.sync" not in text
+        and text.count("fma.rn.f32") >= 2 * 16 * 64
+        and text.count(".entry") == 1
+    )
+    (taken,) = ptx.assemble(text, target).values()
+    assert taken.spills == 0 and taken.registers <= 168
