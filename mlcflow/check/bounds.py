@@ -70,13 +70,15 @@ class Arithmetic:
     """How errors are added: ``WORST``, ``LIKELY``, or ``VALUES``, which keeps no errors.
 
     ``least``: a roundoff below which none is taken, for a bound that also holds of a program
-    that computes in narrower types than the module says.
+    that computes in narrower types than the module says. ``tiles``: one that may compute 3x3
+    convolutions a tile at a time, whose results share errors; see :mod:`.windows64`.
     """
 
     name: str
     squares: bool = False
     keeps: bool = True
     least: float = 0.0
+    tiles: bool = False
 
     def roundoff(self, kind: str) -> float:
         """What an operation may lose, relative to its result."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlcflow.check.bounds import LAMBDA, LIKELY, WORST, Arithmetic, Number
+from mlcflow.check.bounds import LAMBDA, WORST, Arithmetic, Number
 from mlcflow.check.conversions import Unsupported
 from mlcflow.check.float64 import evaluate
-from mlcflow.check.rounding import outputs_in_float64
+from mlcflow.check.rounding import likely, outputs_in_float64
 from mlcflow.check.taps import Tap, taps
 from mlcflow.report.table import table
 from mlcflow.tools.model_file import as_array
@@ -110,7 +110,8 @@ def _outputs(executable: Executable, args: tuple, kwargs: dict[str, Any]) -> lis
     before = {name: copy.deepcopy(executable.parameters[name])
               for name in executable.mutated_parameters}  # fmt: skip
     inputs = copy.deepcopy(executable.imported.flatten(args, kwargs))
-    exact, why = outputs_in_float64(executable.imported, inputs, LIKELY)
+    how = likely(executable.pipeline)
+    exact, why = outputs_in_float64(executable.imported, inputs, how)
     actual = [as_array(value) for value in flat(*given[0], **given[1])]
     for name, value in before.items():
         executable.parameters[name][...] = value
@@ -118,13 +119,13 @@ def _outputs(executable: Executable, args: tuple, kwargs: dict[str, Any]) -> lis
     if why:
         return [Row(name, "", got.size, note=why) for name, got in zip(names, actual, strict=True)]
     triples = zip(names, actual, exact, strict=True)
-    return [judge(name, got, number, LIKELY) for name, got, number in triples]
+    return [judge(name, got, number, how) for name, got, number in triples]
 
 
 def judge(name: str, actual: np.ndarray, exact: Number, how: Arithmetic) -> Row:
     """Compare the elements of ``actual`` with exact ones and their bounds."""
     got, want = actual.astype(np.float64), exact.value.astype(np.float64)
-    bound = exact.errors * (LAMBDA if how is LIKELY else 1)
+    bound = exact.errors * (LAMBDA if how.squares else 1)
     with np.errstate(all="ignore"):
         same = (got == want) | (np.isnan(got) & np.isnan(want))
         error = np.where(same, 0.0, np.abs(got - want))

@@ -28,15 +28,15 @@ def contract(
     The axes of all are the loops, of size 1 for those that a factor does not follow; the result
     has size 1 for the loops that are summed. The bound is that of an inner product:
     ``gamma_n * sum(abs(a) * abs(b))`` in any order, with multiplications fused or not.
-    ``tiled``: loops whose results may be computed by tiles; then it is the largest of a tile,
-    if the bound is ``LIKELY`` and so not one of a kernel.
+    ``tiled``: loops whose results can be computed by tiles; then it is the largest of a tile,
+    if the program may do so.
     """
     multiply = _matrices(a.value, b.value, reduced, extents)
     value = multiply(a.value, b.value) + start.value
     if not how.keeps:
         return Number(value)
     sizes = multiply(np.abs(a.value), np.abs(b.value)) + np.abs(start.value)
-    if tiled and how.squares:
+    if tiled and how.tiles:
         sizes = largest_of_tile(sizes, tiled)
     terms = 1 + math.prod(extents[loop] for loop in reduced)
     fresh = how.growth(terms, kind) * np.nan_to_num(sizes, nan=np.inf, posinf=np.inf)

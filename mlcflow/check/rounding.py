@@ -18,11 +18,14 @@ from mlcflow.graph.interface import normalize_interface
 from mlcflow.graph.kernel import loop_extents
 from mlcflow.graph.linalg_ops import is_generic, iterators, payload
 from mlcflow.mlir import clone, ir, walk
+from mlcflow.pipeline import Pipeline, step_name
 
 log = logging.getLogger("mlcflow")
 
 AFFORDABLE = 1.0
 """Seconds that the bound of every element may take, about, when a model is compiled."""
+TILES = "winograd"
+"""The step of a pipeline that computes 3x3 convolutions by tiles."""
 MULTIPLY_ADD, OPERATION = 1.5e-10, 1e-7
 """Seconds of an iteration of a contraction in float64 with bounds, and of any other generic."""
 
@@ -48,15 +51,25 @@ def _normal(imported: Imported) -> ir.Module:
     return spell_out(module)
 
 
+def likely(pipeline: Pipeline) -> Arithmetic:
+    """The probabilistic bound of what ``pipeline`` makes: of tiles, if it computes by tiles."""
+    steps = (step_name(step) for stage in pipeline.stages for step in stage.steps)
+    return replace(LIKELY, tiles=TILES in steps)
+
+
 def between(
-    imported: Imported, args: tuple, kwargs: dict[str, Any], expected: list[np.ndarray]
+    imported: Imported,
+    args: tuple,
+    kwargs: dict[str, Any],
+    expected: list[np.ndarray],
+    how: Arithmetic = LIKELY,
 ) -> list[np.ndarray]:
     """For each output, how far two programs that both round may be apart on these inputs.
 
-    Both may be off by the probabilistic bound, with the widest roundoff of the arguments. Where
-    the bound of each element would take long, it is one by norms: ``LAMBDA * u * sum(sqrt(n))``
-    of the largest element of ``expected``, over the lengths ``n`` of all sums. Empty if nothing
-    is known.
+    Both may be off by the probabilistic bound ``how``, with the widest roundoff of the arguments.
+    Where the bound of each element would take long, it is one by norms:
+    ``LAMBDA * u * sum(sqrt(n))`` of the largest element of ``expected``, over the lengths ``n``
+    of all sums. Empty if nothing is known.
     """
     inputs = imported.flatten(args, kwargs)
     module = _normal(imported)
@@ -65,7 +78,7 @@ def between(
     if cost(module) > AFFORDABLE:
         relative = 2 * LAMBDA * (coarsest + DOUBLE) * _roots(module)
         return [np.full(each.shape, relative * _largest(each)) for each in expected]
-    numbers, why = outputs_in_float64(imported, inputs, replace(LIKELY, least=coarsest))
+    numbers, why = outputs_in_float64(imported, inputs, replace(how, least=coarsest))
     if why:
         log.info("verification by tolerances: %s", why)
     return [2 * LAMBDA * number.errors for number in numbers]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlcflow.check.compare import compare
-from mlcflow.check.rounding import between
+from mlcflow.check.rounding import between, likely
 from mlcflow.runtime.dtypes import is_tensor
 from mlcflow.runtime.executable import Executable
 from mlcflow.tools.model_file import as_array
@@ -57,7 +57,8 @@ def _limits(
     if not all(is_tensor(each) for each in expected):
         return []
     arrays = [as_array(each.resolve_conj().resolve_neg()) for each in expected]
-    limits = between(executable.imported, copy.deepcopy(args), copy.deepcopy(kwargs), arrays)
+    how = likely(executable.pipeline)
+    limits = between(executable.imported, *copy.deepcopy((args, kwargs)), arrays, how)
     return limits if len(limits) == len(expected) else []
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import mlcflow
 from mlcflow import Stage, Target, VerificationError, mlir
 from mlcflow.check.bounds import LAMBDA, LIKELY, VALUES, WORST, Arithmetic, Number
-from mlcflow.check.rounding import outputs_in_float64
+from mlcflow.check.rounding import likely, outputs_in_float64
 from mlcflow.compiler import import_model
 from mlcflow.pipeline import Pipeline
 from mlcflow.pipelines import build
@@ -69,6 +69,20 @@ def test_every_order_of_a_sum_is_within_the_worst_case(seed: int, terms: int, sc
     for order in (x, x[::-1], np.sort(x), random.permutation(x)):
         total = np.add.accumulate(order, dtype=np.float32)[-1]
         assert abs(float(total) - number.value) <= number.errors
+
+
+def test_only_a_pipeline_that_computes_by_tiles_has_their_bound() -> None:
+    target = Target.parse("cpu:skylake-avx512")
+    fast, exact = (likely(build("cpu", target, fast_math=fast)) for fast in (True, False))
+    assert fast.tiles and not exact.tiles and not likely(build("reference", target)).tiles
+    x = torch.zeros(1, 2, 12, 12)
+    x[0, :, 6, 6] = 1.0  # the results around this pixel are of its size, the others are zeros
+    model = torch.nn.Conv2d(2, 3, 3, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    tiled, alone = (in_float64(model, x, how).errors[0, 0] for how in (fast, exact))
+    assert alone[0, 0] < 1e-30 and (tiled >= alone).all()
+    assert (alone > 1e-8).sum() == 9 and 9 < (tiled > 1e-8).sum() < 100
 
 
 def test_cancellation_widens_the_bound() -> None:
