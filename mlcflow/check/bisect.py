@@ -26,6 +26,7 @@ class Culprit:
 
     ``kernel`` is empty if it takes more than one. ``program`` is the least one that fails in
     the same way, from stage ``start`` on (``None``: the first); ``tried`` how many were.
+    ``lines``: where the model says what is left in it, ``FILE:LINE``, if it tells.
     """
 
     stage: str
@@ -35,6 +36,7 @@ class Culprit:
     program: str
     start: str | None
     tried: int
+    lines: str = ""
 
 
 def bisect(
@@ -65,7 +67,14 @@ def bisect(
         kernel = search.kernel(place)
         if kernel:
             say(f"kernel {kernel}")
-        text, start, tried = search.reduce(place, kernel, seconds)
-        kernel = kernel or search.only_kernel(text, start, place)
-        steps = tuple(place.names)
-        return Culprit(place.stage, steps, kernel, place.failure, text, start, tried)
+        least = search.reduce(place, kernel, seconds)
+        return Culprit(
+            place.stage,
+            tuple(place.names),
+            kernel or search.only_kernel(least.text, least.start, place),
+            place.failure,
+            least.text,
+            least.start,
+            least.tried,
+            least.lines,
+        )

@@ -49,7 +49,7 @@ class _Reduction:
                 return False
         except (ir.MLIRError, MlcflowError, ValueError, IndexError):
             return False  # this change makes no valid program
-        text = mlir.asm(module)
+        text = mlir.asm(module, locations=True)
         if text == self.text:
             return False
         self.tried += 1

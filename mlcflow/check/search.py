@@ -10,18 +10,22 @@ from pathlib import Path
 from mlcflow import mlir
 from mlcflow.check.apart import Tell, run_apart
 from mlcflow.check.attempt import RUN, Failure, attempt, attempt_alone
+from mlcflow.check.extract import operations
 from mlcflow.check.harness import harness_text
 from mlcflow.check.isolate import Limits
 from mlcflow.check.program import Program
 from mlcflow.check.reduce import readable, reduce_program
 from mlcflow.check.stages import kernel_program
 from mlcflow.check.walk import Walk, run_steps, walk_stages
+from mlcflow.failure import source_lines
 from mlcflow.graph.outline import kernels
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Pipeline, Step, step_name
 
 Say = Callable[[str], None]
 """Takes a line about how the search goes."""
+LINES = 5
+"""How many source lines are named."""
 PATIENCE = 0.1
 """The part of that time after which a part of a program is taken to hang as all of it does."""
 
@@ -35,6 +39,25 @@ class Place:
     numbers: range
     names: tuple[str, ...]
     failure: Failure
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A program, the stage that it starts from, how many were tried, lines of the user's."""
+
+    text: str
+    start: str | None
+    tried: int
+    lines: str
+
+    @staticmethod
+    def of(
+        text: str, start: str | None, tried: int, fails: Callable[[str], bool] = lambda text: True
+    ) -> Reduced:
+        """The program as one reads it, if it still fails then."""
+        plain = (readable(text, roles=False), readable(text))
+        shown = next((each for each in plain if fails(each)), text)
+        return Reduced(shown, start, tried, _lines(text))
 
 
 class Search:
@@ -160,10 +183,10 @@ class Search:
             names = half if fails(half) else names[len(names) // 2 :]
         return names[0] if fails(names) else ""
 
-    def reduce(self, place: Place, kernel: str, seconds: float) -> tuple[str, str | None, int]:
-        """The least program, the stage that it starts from, and how many were tried."""
+    def reduce(self, place: Place, kernel: str, seconds: float) -> Reduced:
+        """The least program that fails in the same way."""
         if place.stage == "import":
-            return readable(place.program.text), None, 0
+            return Reduced.of(place.program.text, None, 0)
         runs = place.failure.while_ == RUN
         kind = place.failure.inputs or "random"
         kind = "random" if kind == "example" else kind
@@ -177,9 +200,8 @@ class Search:
 
             if fails(text):
                 reduced, tried = reduce_program(text, fails, seconds)
-                plain = (readable(reduced, roles=False), readable(reduced))
-                return next((text for text in plain if fails(text)), reduced), start, tried
-        return readable(place.program.text), place.program.start, 0
+                return Reduced.of(reduced, start, tried, fails)
+        return Reduced.of(place.program.text, place.program.start, 0)
 
     def only_kernel(self, text: str, start: str | None, place: Place) -> str:
         """The kernel that the program becomes, if it becomes one; else empty."""
@@ -210,12 +232,19 @@ class Search:
         return [*found, (program.text, program.start)]
 
 
+def _lines(text: str) -> str:
+    """Where the user wrote what the operations of a program come from, the first few places."""
+    found = source_lines(str(op.location) for op in operations(mlir.parse(text)))
+    lines = found.split(", ") if found else []
+    return ", ".join(lines[:LINES] + ["..."] * (len(lines) > LINES))
+
+
 def _inline(text: str) -> str:
     module = mlir.parse(text)
     with module.context:
         for name in ("inline", "symbol-dce"):
             Pass(name)(module)
-    return mlir.asm(module)
+    return mlir.asm(module, locations=True)
 
 
 def _first(

@@ -23,7 +23,7 @@ from mlcflow.pipeline import Pipeline
 
 IMPORT = "import"
 """What the module is called before the first stage."""
-PATIENCE = 5.0
+PATIENCE = 2.0
 """Seconds of a trusted run of a model; one that takes longer is run on few kinds of inputs."""
 
 
@@ -103,7 +103,7 @@ def _rows(
     walk = walk_stages(pipeline, program.text, folder / "model", limits)
     pieces: dict[str, Path] = {}
     kernels: Program | None = None
-    before = {"model": mlir.asm(mlir.parse(program.text))}
+    before = {"model": program.text}
     for name, path in walk.files.items():
         texts = {"model": (program, path.read_text(encoding="utf-8"))}
         if kernels is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from mlcflow import mlir
 from mlcflow.check.apart import Outcome, Tell, run_apart
 from mlcflow.check.isolate import Limits
+from mlcflow.graph.interface import entry_points
 from mlcflow.mlir import ir
 from mlcflow.pipeline import Pipeline, Stage, StageRecord, Step, step_name
 
@@ -34,8 +35,9 @@ def walk_stages(
     files = {stage.name: folder / f"{n:02d}-{stage.name}.mlir" for n, stage in enumerate(stages)}
 
     def write(record: StageRecord) -> None:
-        # Without locations, so that equal modules are equal texts.
-        files[record.name].write_text(mlir.asm(record.module), encoding="utf-8")
+        # Lines of the user as long as there are few operations: later there are many of each.
+        text = mlir.asm(record.module, locations=is_on_tensors(record.module))
+        files[record.name].write_text(text, encoding="utf-8")
 
     def run(tell: Tell) -> None:
         telling = replace(pipeline, stages=tuple(_telling(stage, tell) for stage in stages))
@@ -62,6 +64,15 @@ def _word(text: str, tell: Tell) -> Step:
         tell(text)
 
     return say_what_is_next
+
+
+def is_on_tensors(module: ir.Module) -> bool:
+    """Whether the entry point gives tensors: no stage has planned its memory yet."""
+    return any(
+        isinstance(kind, ir.RankedTensorType)
+        for function in entry_points(module)
+        for kind in function.type.results
+    )
 
 
 def run_steps(module: ir.Module, steps: Iterable[Step]) -> None:

@@ -12,6 +12,7 @@ import click
 
 from mlcflow.atomic import write_whole
 from mlcflow.tools.options import json_option, parse_pipeline, pipeline_option, target_options
+from mlcflow.tools.python_file import near
 from mlcflow.tools.verify import limit_options, read_limits
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def _report(found: Culprit, path: Path, again: str) -> str:
         f"stage   {found.stage}",
         f"step    {' or '.join(found.steps) or '-'}",
         f"kernel  {found.kernel or 'none by itself'}",
+        *([f"at      {near(found.lines)}"] if found.lines else []),
         f"what    {found.failure.kind}: {found.failure.message}",
         "",
         found.program.rstrip("\n"),

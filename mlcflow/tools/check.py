@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from mlcflow.tools.options import json_option, parse_pipeline, pipeline_option, target_options
+from mlcflow.tools.python_file import near
 
 if TYPE_CHECKING:
     from mlcflow.check.blockers import Blocker
@@ -67,17 +67,12 @@ def _blocker(blocker: Blocker) -> list[str]:
     types = f"({', '.join(blocker.types)})" if blocker.types else ""
     times = f", {blocker.count} times" if blocker.count > 1 else ""
     lines = [f"{name}{types}{times}"]
-    lines += [f"  at       {_near(blocker.where)}"] if blocker.where else []
+    lines += [f"  at       {near(blocker.where)}"] if blocker.where else []
     return [
         *lines,
         f"  refused  {blocker.stage}: {blocker.reason}",
         f"  remedy   {blocker.remedy}",
     ]
-
-
-def _near(where: str) -> str:
-    """Lines of files below the current folder by their path from here."""
-    return where.replace(f"{Path.cwd()}/", "")
 
 
 def _kernels(found: Coverage) -> list[str]:

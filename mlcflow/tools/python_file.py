@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -77,3 +78,8 @@ def describe(error: Exception, path: Path, action: str) -> str:
         lines.append(error.lineno)
     where = f"{path}:{lines[-1]}" if lines else str(path)
     return f"{where}: {action} raised {type(error).__name__}: {error}"
+
+
+def near(where: str) -> str:
+    """``FILE:LINE``, files below the current folder by their path from here."""
+    return where.replace(f"{Path.cwd()}{os.sep}", "")

@@ -76,6 +76,8 @@ def test_the_kernel_is_named() -> None:
     assert found is not None
     names = [f.name.value for f in bugs.kernels(_kernels_of_net())]
     assert found.kernel in names
+    first = Net.forward.__code__.co_firstlineno
+    assert found.lines.endswith(f"test_bisect.py:{first + 2}"), "the softmax"
 
 
 def _kernels_of_net() -> mlir.ir.Module:
