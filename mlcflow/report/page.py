@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,25 +15,15 @@ from mlcflow.errors import MlcflowError, ScheduleError
 from mlcflow.graph.kernel import read_kernel
 from mlcflow.graph.outline import kernels
 from mlcflow.mlir import func, ir
-from mlcflow.pipeline import Pipeline, Stage, Stages, Step, step_name
 from mlcflow.report.memory import Memory
 from mlcflow.report.nest import nest
 from mlcflow.report.page_graph import Call, read_graph
 from mlcflow.report.profile import Profile
+from mlcflow.report.step_sizes import StepSize, of_records
 from mlcflow.target import Target
 
 if TYPE_CHECKING:
     from mlcflow.runtime.executable import Executable
-
-
-@dataclass(frozen=True)
-class StepSize:
-    """A step of a stage: seconds, and the operations that it left (``None``: not counted)."""
-
-    stage: str
-    name: str
-    seconds: float
-    operations: int | None
 
 
 @dataclass(frozen=True)
@@ -80,36 +70,6 @@ class Page:
         return path
 
 
-def watched(pipeline: Pipeline) -> tuple[Pipeline, list[StepSize]]:
-    """The same pipeline, and a list that fills with what each step does when it runs.
-
-    Counting operations takes longer than some steps, so their times are those of
-    ``StageRecord``; see :func:`gather`.
-    """
-    sizes: list[StepSize] = []
-
-    def watch(stage: str, step: Step) -> Step:
-        name = step_name(step)
-
-        def run(module: ir.Module) -> None:
-            import time
-
-            begin = time.perf_counter()
-            step(module)
-            seconds = time.perf_counter() - begin
-            count = sum(1 for _ in mlir.walk(module.operation))
-            sizes.append(StepSize(stage, name, seconds, count))
-
-        run.__name__ = name
-        return run
-
-    stages = [
-        Stage(stage.name, *(watch(stage.name, step) for step in stage.steps))
-        for stage in pipeline.stages
-    ]
-    return replace(pipeline, stages=tuple(stages)), sizes
-
-
 def gather(
     executable: Executable,
     args: tuple,
@@ -118,7 +78,7 @@ def gather(
     model: str,
     target: Target,
     seconds: float = 1.0,
-    steps: list[StepSize] | None = None,
+    steps: Iterable[StepSize] | None = None,
     doing: Callable[[str], None] = lambda text: None,
 ) -> Page:
     """Profile and certify ``executable`` on these inputs, and read its stages.
@@ -143,7 +103,7 @@ def gather(
         pipeline=executable.pipeline.name,
         target=str(target),
         ports=tuple(map(str, [*executable.inputs, *executable.outputs])),
-        steps=tuple(steps or _from_records(stages)),
+        steps=tuple(steps or of_records(stages)),
         stages={record.name: _functions(record.module) for record in stages.records},
         operations={record.name: record.operations for record in stages.records},
         graph=read_graph(executable),
@@ -153,15 +113,6 @@ def gather(
         certificate=attempt("certificate", lambda: executable.certificate(*args, **kwargs)),
         missing=missing,
     )
-
-
-def _from_records(stages: Stages) -> list[StepSize]:
-    return [
-        StepSize(record.name, name, took, record.operations if last else None)
-        for record in stages.records
-        for number, (name, took) in enumerate(record.steps, 1)
-        for last in [number == len(record.steps)]
-    ]
 
 
 _LARGE = 16

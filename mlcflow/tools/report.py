@@ -6,7 +6,13 @@ from typing import Any
 
 import click
 
-from mlcflow.tools.options import parse_pipeline, parse_target, pipeline_option, target_options
+from mlcflow.tools.options import (
+    isolation_options,
+    parse_pipeline,
+    parse_target,
+    pipeline_option,
+    target_options,
+)
 
 _HELP = """Compile MODEL, look at it from all sides, and write one page.
 
@@ -37,11 +43,13 @@ mlcflow report bert-base-128 --threads=1
     show_default=True,
     help="How long calls are timed.",
 )
+@isolation_options
 def command(model: str, output: str, **given: Any) -> None:
     """Write the page; the text of ``--help`` is above."""
     import mlcflow
-    from mlcflow.report.page import gather, watched
+    from mlcflow.report.page import gather
     from mlcflow.report.progress import working
+    from mlcflow.report.step_sizes import watched
     from mlcflow.tools.checked_model import find_model
     from mlcflow.tools.model_file import make_inputs
 
@@ -51,7 +59,12 @@ def command(model: str, output: str, **given: Any) -> None:
     with working(f"{model}: compile") as doing:
         example = (args, kwargs) if _is_torch(source) else ((), {})
         executable = mlcflow.compile(
-            source, *example[0], kwargs=example[1], pipeline=pipeline, verify=False
+            source,
+            *example[0],
+            kwargs=example[1],
+            pipeline=pipeline,
+            verify=False,
+            isolate=given["limits"] or False,
         )
         if given["threads"]:
             executable.threads = given["threads"]

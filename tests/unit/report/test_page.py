@@ -18,9 +18,11 @@ from click.testing import CliRunner
 
 import mlcflow
 from mlcflow import Target
+from mlcflow.check.isolate import is_supported
 from mlcflow.graph.outline import kernels
 from mlcflow.pipelines import build
-from mlcflow.report.page import Page, gather, watched
+from mlcflow.report.page import Page, gather
+from mlcflow.report.step_sizes import watched
 from mlcflow.tools import main
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "col"}
@@ -154,6 +156,32 @@ def test_command(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
     missing = CliRunner().invoke(main, ["report", str(tmp_path / "none.py")])
     assert missing.exit_code == 2
+
+
+CRASHES = """
+import os, torch
+from mlcflow import Pipeline, Stage
+
+model = torch.nn.ReLU()
+inputs = torch.ones(3)
+
+def crash(module):
+    os.abort()
+
+pipeline = Pipeline("crashes", (Stage("first", crash),))
+"""
+
+
+@pytest.mark.skipif(not is_supported(), reason="needs worker processes")
+def test_a_compiler_that_crashes(tmp_path: Path) -> None:
+    file = tmp_path / "crashes.py"
+    file.write_text(CRASHES)
+    output = tmp_path / "out.html"
+    result = CliRunner().invoke(
+        main, ["report", str(file), f"--pipeline={file}", "-o", str(output)]
+    )
+    assert result.exit_code == 1 and "step 'crash': the compiler was ended by" in result.output
+    assert not output.exists()
 
 
 @pytest.fixture(scope="module")
