@@ -28,12 +28,18 @@ class Place:
     own: tuple[int, ...]
     sizes: tuple[int, ...]
 
-    def at(self, row: ir.Value, column: ir.Value) -> list[ir.Value]:
+    def at(self, row: ir.Value, column: ir.Value, strides: tuple[int, ...] = ()) -> list[ir.Value]:
         """The position in the buffer of an element; rows are counted over all but the last
-        dimension of the view.
+        dimension of the view, of which they are every ``strides[..]``-th.
         """
         found = [begin if begin is not None else constant_index(0) for begin in self.begins]
-        indices = [*spread_over(row, self.sizes[:-1]), column]
+        steps = ((1,) * len(self.sizes) + strides)[1 - len(self.sizes) :]
+        sizes = [-(-size // step) for size, step in zip(self.sizes, steps, strict=False)]
+        lines = [
+            arith.muli(line, constant_index(step)) if step > 1 else line
+            for line, step in zip(spread_over(row, sizes), steps, strict=True)
+        ]
+        indices = [*lines, column]
         for dim, index in zip(self.own, indices, strict=True):
             begin = self.begins[dim]
             found[dim] = index if begin is None else arith.addi(begin, index)
@@ -101,11 +107,13 @@ class Factor:
     """A factor of a product: a view of ``rows`` x ``columns`` elements that lie in rows.
 
     ``across``: the reduction goes along the rows of the view, as for A[m, k] and B[n, k].
+    ``strides``: of the rows in each dimension of the view but the last; 1 by default.
     """
 
     place: Place
     element: ir.Type
     across: bool
+    strides: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
@@ -121,7 +129,7 @@ class Factor:
 
     def at(self, row: ir.Value, column: ir.Value) -> list[ir.Value]:
         """Where an element of the view lies."""
-        *outer, line, position = self.place.at(row, column)
+        *outer, line, position = self.place.at(row, column, self.strides)
         swizzle = swizzle_of(self.place.buffer)
         if swizzle is None:
             return [*outer, line, position]

@@ -36,9 +36,9 @@ _ARITHMETIC = frozenset(f"arith.{name}" for name in ("extf", "mulf", "addf"))
 class MmaForm:
     """``C[m, n] += A[m, k] * B[k, n]`` of ``kind`` into f32; ``is_turned``: B[n, k].
 
-    ``m`` rows may be those of several loops, as the pixels of an image are.
-
-    ``batch``: how many loops of one iteration all three begin with.
+    ``m`` rows may be those of several loops, as the pixels of an image are; of A every
+    ``strides[..]``-th is read along each of them. ``batch``: how many loops of one iteration all
+    three begin with.
     """
 
     m: int
@@ -47,6 +47,7 @@ class MmaForm:
     kind: str
     is_turned: bool
     batch: int
+    strides: tuple[int, ...] = (1,)
 
     @property
     def depth(self) -> int:
@@ -61,7 +62,8 @@ class MmaForm:
 
 def mma_form(op: ir.OpView) -> MmaForm | str:
     """How ``op`` is made of tiles of tensor cores; in words why not, if it is not."""
-    if not linalg.isa_contraction_op(op.operation) or len(op.operation.operands) != 3:
+    strides = _strides(op)
+    if strides is None:
         return f"{op.operation.name} is no contraction"
     first, second, result = (str(element_type(value)) for value in op.operation.operands)
     if first != second or first not in DEPTHS or result != "f32":
@@ -70,7 +72,8 @@ def mma_form(op: ir.OpView) -> MmaForm | str:
     odd = [name for inner in payload(op) if (name := inner.operation.name) not in _ARITHMETIC]
     if odd:
         return f"it computes with {odd[0]}; expected a sum of products"
-    left, right, out = (list(each.results) for each in indexing_maps(op))
+    _, right, out = (list(each.results) for each in indexing_maps(op))
+    left = [loop for loop, _ in strides]
     extents, batch = loop_extents(op), 0
     while left[batch : batch + 1] == right[batch : batch + 1] == out[batch : batch + 1]:
         if extents[out[batch].position] != 1:
@@ -86,8 +89,35 @@ def mma_form(op: ir.OpView) -> MmaForm | str:
     rows = math.prod(extents[loop.position] for loop in lines)
     columns, depth = (extents[loop.position] for loop in (n, k))
     sizes = [rows, columns, depth]
-    form = MmaForm(rows, columns, depth, first, is_turned, batch)
+    steps = tuple(step for _, step in strides[batch:-1])
+    form = MmaForm(rows, columns, depth, first, is_turned, batch, steps)
     for size, step in zip(sizes, (ROWS, 2 * COLUMNS, form.depth), strict=True):
         if size < 1 or size % step:
             return f"its tile is {sizes} (m, n, k); expected multiples of {step} of {size}"
     return form
+
+
+def _strides(op: ir.OpView) -> list[tuple[ir.AffineExpr, int]] | None:
+    """The loops that move the dimensions of the left factor, and by how much; ``None`` if ``op`` is
+    no sum of products of elements that loops, or multiples of them, choose.
+    """
+    if len(op.operation.operands) != 3 or not indexing_maps(op):
+        return None
+    left, *others = indexing_maps(op)
+    found = [_multiple(expression) for expression in left.results]
+    known = [each for each in found if each is not None]
+    if len(known) < len(found) or not all(m.is_projected_permutation for m in others):
+        return None
+    is_plain = all(step == 1 for _, step in known)
+    return known if not is_plain or linalg.isa_contraction_op(op.operation) else None
+
+
+def _multiple(expression: ir.AffineExpr) -> tuple[ir.AffineExpr, int] | None:
+    """A loop times a number."""
+    if isinstance(expression, ir.AffineDimExpr):
+        return expression, 1
+    if not isinstance(expression, ir.AffineMulExpr):
+        return None
+    loop, factor = expression.lhs, expression.rhs
+    is_number = isinstance(factor, ir.AffineConstantExpr)
+    return (loop, factor.value) if is_number and isinstance(loop, ir.AffineDimExpr) else None

@@ -114,7 +114,7 @@ def _multiply(op: ir.OpView, parts: Parts, who: Lane) -> None:
     values = list(op.operation.operands)
     element = ir.MemRefType(values[0].type).element_type
     left, right = (Factor(place_of(value), element, True) for value in values[:2])
-    right = replace(right, across=form.is_turned)
+    left, right = replace(left, strides=form.strides), replace(right, across=form.is_turned)
     known, held = parts.get(root(values[0])), parts[root(values[2])]
     if ir.StringAttr(op.attributes[INTRINSIC]).value == GPU_FMA:
         fma.multiply(form, known, right, held, who)

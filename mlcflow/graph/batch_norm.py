@@ -27,7 +27,7 @@ FLOATS = frozenset({"f64", "f32", "f16", "bf16"})
 def separate_bias(module: ir.Module) -> None:
     """Let convolutions start from zero, and add the bias to the result like what follows it."""
     for op in walk(module.operation):
-        if _is_convolution(op) and not is_fill(owner(outputs(op)[0])):
+        if _is_convolution(op, wide=True) and not is_fill(owner(outputs(op)[0])):
             with ir.InsertionPoint.after(_last(op).owner), op.location:
                 _separate(op)
 
@@ -47,12 +47,15 @@ def fold_batch_norm(module: ir.Module) -> None:
             _fold(op, fixed)
 
 
-def _is_convolution(op: ir.OpView) -> bool:
-    """Whether ``op`` is a convolution of one floating-point type and known shapes."""
+def _is_convolution(op: ir.OpView, *, wide: bool = False) -> bool:
+    """Whether ``op`` is a convolution of one floating-point type and known shapes.
+
+    ``wide``: or one whose sums are wider than its factors.
+    """
     if "conv" not in op.operation.name or op.operation.name not in CHANNELS or not is_linalg(op):
         return False
     kinds = [ir.RankedTensorType(value.type) for value in op.operation.operands]
-    types = {str(kind.element_type) for kind in kinds}
+    types = {str(kind.element_type) for kind in (kinds[:-1] if wide else kinds)}
     return len(types) == 1 and types <= FLOATS and all(kind.has_static_shape for kind in kinds)
 
 

@@ -34,8 +34,11 @@ class Window:
         return self.weights != tuple(sorted(self.weights))
 
 
-def read_window(op: ir.OpView) -> Window | None:
-    """``op`` as a window; ``None`` if it is not one in this form, or sizes are not known."""
+def read_window(op: ir.OpView, *, wide: bool = False) -> Window | None:
+    """``op`` as a window; ``None`` if it is not one in this form, or sizes are not known.
+
+    ``wide``: its factors may be widened before they are multiplied.
+    """
     if not is_linalg(op) or not 1 <= len(inputs(op)) <= 2 or len(op.results) != 1:
         return None
     extents, kinds, maps = loop_extents(op), loop_kinds(op), indexing_maps(op)
@@ -49,7 +52,7 @@ def read_window(op: ir.OpView) -> Window | None:
         return None
     last = reads[-1].position if isinstance(reads[-1], ir.AffineDimExpr) else None
     mixes = last == len(kinds) - 1
-    if mixes and not (weights and _multiplies_and_adds(op)):
+    if mixes and not (weights and _multiplies_and_adds(op, wide=wide)):
         return None
     moves = last == channel
     if not moves and not weights:
@@ -64,8 +67,10 @@ def read_window(op: ir.OpView) -> Window | None:
     return Window(rows[-1], channel, mixes, moves, weights)
 
 
-def _multiplies_and_adds(op: ir.OpView) -> bool:
+def _multiplies_and_adds(op: ir.OpView, *, wide: bool) -> bool:
     names = [inner.operation.name for inner in payload(op)]
+    if wide and names[:2] == ["arith.extf"] * 2:
+        names = names[2:]
     return names in (["arith.mulf", "arith.addf"], ["arith.muli", "arith.addi"])
 
 

@@ -6,9 +6,10 @@ import math
 
 from mlcflow.errors import ScheduleError
 from mlcflow.gpu.memory import SHARED_BYTES
-from mlcflow.gpu.mma_form import DEPTHS, NVGPU_MMA_TF32, ROWS, mma_form
+from mlcflow.gpu.mma_form import DEPTHS, NVGPU_MMA, NVGPU_MMA_TF32, ROWS
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.linalg_ops import is_fill
+from mlcflow.graph.same_operation import element_type
 from mlcflow.graph.window import Window, read_window
 from mlcflow.mlir import ir, tensor
 from mlcflow.pipelines.schedules.cuda_contraction import (
@@ -26,6 +27,8 @@ from mlcflow.schedule.labels import Loop
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
 
+HALF = ("f16", "bf16")
+BITS = {"f16": 16, "bf16": 16, "f32": 32, "f64": 64}
 ROW = 32
 """Pixels of a row that a block computes, where there are so many."""
 GRID = ("block.x", "block.y", "block.z")
@@ -39,15 +42,21 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
     and each part of the input channels it copies what these pixels read, and the weights, to
     shared memory, ahead of their use where channels are whole 16 bytes; no pixel is copied
     together with its neighbours to anywhere else. A thread keeps up to 4 x 4 results in
-    registers. Applies to one floating-point type, any strides and dilations, and 1x1, but not
-    to groups. ``tf32``: on tensor cores where sizes suit, a warp 16 to 64 pixels by 32 channels.
+    registers. Applies to f32, f64, f16 and bf16 (into f32), any strides and dilations, and 1x1, but
+    not to groups. f16 and bf16, and with ``tf32`` f32, go to tensor cores, a warp 16 to 64 pixels
+    by 32 channels, where sizes suit; what is 16 bits wide and does not suit is left to others.
     """
-    window = read_window(kernel.root)
+    window = read_window(kernel.root, wide=True)
     if window is None or not _suits(kernel, window):
         return None
     channels, into = kernel.loops[window.channel], kernel.loops[-1]
-    depth, lanes = divisor(into, DEPTH), target.lanes(64 if "f64" in kernel.element_types else 32)
-    sizes, is_f32 = _tile(kernel, window), kernel.element_types == {"f32"}
+    kind, sizes = str(element_type(kernel.root.operands[0])), _tile(kernel, window)
+    lanes = target.lanes(BITS[kind])
+    depth = divisor(into, DEPTH if kind not in HALF else DEPTH * 2)
+    intrinsic = NVGPU_MMA if kind in HALF else NVGPU_MMA_TF32 if tf32 and kind == "f32" else ""
+    by_warps = bool(intrinsic) and _suits_tensor_cores(sizes, depth, kind)
+    if kind in HALF and not by_warps:
+        return None
     schedule = Schedule(kernel)
     blocks = schedule.tile_and_fuse(schedule.final, sizes, overlap=True)
     write = schedule.cache_write("root") if schedule.final == "root" else schedule.final
@@ -57,7 +66,6 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
     schedule.drop_unit_loops()
     _join(schedule, around)
     copies = [schedule.cache_read("root", operand) for operand in (0, 1)]
-    by_warps = tf32 and is_f32 and _suits_tensor_cores(schedule, sizes, depth)
     _bind_blocks(schedule, blocks)
     fills = [name for name in schedule.blocks() if _is_start(schedule.block(name))]
     for block in dict.fromkeys([*fills, "root", write]):
@@ -70,7 +78,7 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
         for copy in copies if fitting > 1 else ():
             schedule.annotate(copy, "stages", str(min(STAGES, fitting)))
     if by_warps:
-        schedule.tensorize("root", NVGPU_MMA_TF32, target)
+        schedule.tensorize("root", intrinsic, target)
         return schedule
     schedule.split(schedule.loops("root")[-1], [None, STEP if depth % STEP == 0 else 1])
     schedule.drop_unit_loops()
@@ -87,21 +95,19 @@ def _is_start(op: ir.OpView) -> bool:
 def _suits(kernel: Kernel, window: Window) -> bool:
     if not window.mixes or window.is_turned or not follows(kernel, window):
         return False
-    if len(kernel.element_types) != 1 or not kernel.element_types <= set(TYPES):
+    kinds = [str(element_type(value)) for value in kernel.root.operands]
+    is_one = len(kernel.element_types) == 1 and kinds[0] in TYPES
+    if not is_one and (kinds[0] not in HALF or kinds != [kinds[0], kinds[0], "f32"]):
         return False
     if window.channel < 2 or window.row < window.channel - 1:  # a matrix; groups
         return False
     return kernel.loops[window.channel] >= STEP and max(kernel.loops[:-1]) <= MOST_BLOCKS
 
 
-def _suits_tensor_cores(schedule: Schedule, sizes: list[int], depth: int) -> bool:
-    """Whether tiles are whole instructions, and a product; where the window moves by strides, it
-    is none.
-    """
-    if isinstance(mma_form(schedule.block("root")), str):
-        return False
+def _suits_tensor_cores(sizes: list[int], depth: int, kind: str) -> bool:
+    """Whether tiles are whole instructions."""
     pixels, channels = sizes[-3] * sizes[-2] if len(sizes) > 2 else sizes[-2], sizes[-1]
-    return pixels % ROWS == 0 and channels % WARP[1] == 0 and depth % DEPTHS["f32"] == 0
+    return pixels % ROWS == 0 and channels % WARP[1] == 0 and depth % DEPTHS[kind] == 0
 
 
 def _bind_warps(schedule: Schedule, block: str) -> None:
