@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, MutableMapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
@@ -38,7 +39,7 @@ def compile_isolated(
     Raises what compiling raises, and ``LoweringError`` when the worker dies: it names stage and
     step, and the module before them is in a file. Parameters that lowering adds are added.
     """
-    make, before = _portable(imported), set(imported.parameters)
+    make, new = _portable(imported), _new_parameters(imported)
 
     def work(trail: _Trail) -> bytes:
         module, program = make(), b""
@@ -47,8 +48,7 @@ def compile_isolated(
         if not has_kernels(module):
             program = stored(module, imported, built).to_bytes()
         trail.write("last.mlirbc", module)
-        added = {k: v for k, v in imported.parameters.items() if k not in before}
-        return Parcel(program, added).to_bytes()
+        return Parcel(program, new()).to_bytes()
 
     with tempfile.TemporaryDirectory(prefix="mlcflow-") as name:
         course = _Course(Path(name), on_stage)
@@ -56,9 +56,25 @@ def compile_isolated(
         last = (course.folder / "last.mlirbc").read_bytes()
         stages = course.stages()
     program = from_bytes(parcel.program) if parcel.program else None
-    if parcel.parameters:
-        cast(MutableMapping, imported.parameters).update(parcel.parameters)
+    _add_parameters(imported, parcel)
     return Compiled(program, stages, lambda: mlir.parse(last))
+
+
+def import_isolated(imported: Imported, limits: Limits) -> Imported:
+    """The same model, lowered to linalg, or parsed, in a worker process.
+
+    Raises like :func:`compile_isolated`.
+    """
+    make, new = _portable(imported), _new_parameters(imported)
+    with tempfile.TemporaryDirectory(prefix="mlcflow-") as name:
+        course = _Course(Path(name), None)
+
+        def work(trail: _Trail) -> bytes:
+            return Parcel(bytecode(make()), new()).to_bytes()
+
+        parcel = Parcel.from_bytes(_follow(course, work, limits, None))
+    _add_parameters(imported, parcel)
+    return replace(imported, source=mlir.parse(parcel.program))
 
 
 def text_isolated(make: Callable[[], str], limits: Limits, built: Pipeline | None) -> str:
@@ -93,6 +109,17 @@ def _portable(imported: Imported) -> Callable[[], ir.Module]:
         return imported.source
     data = bytecode(imported.module)
     return lambda: mlir.parse(data)
+
+
+def _new_parameters(imported: Imported) -> Callable[[], dict[str, Any]]:
+    """What gives the parameters that lowering has added since now."""
+    before = set(imported.parameters)
+    return lambda: {k: v for k, v in imported.parameters.items() if k not in before}
+
+
+def _add_parameters(imported: Imported, parcel: Parcel) -> None:
+    if parcel.parameters:
+        cast(MutableMapping, imported.parameters).update(parcel.parameters)
 
 
 def bytecode(module: ir.Module) -> bytes:

@@ -98,7 +98,10 @@ def _imported(
 
             found, text = as_text(model, args, dict(kwargs))
             return [asdict(each) for each in found], text
-        return [], mlir.asm(read_model(model, args, kwargs).module, locations=True)
+        module = read_model(model, args, kwargs).module
+        with module.context, ir.Location.unknown():
+            normalize_interface(module)  # there is a @main
+        return [], mlir.asm(module, locations=True)
 
     outcome = run_apart(run, limits)
     if outcome.kind != "done":

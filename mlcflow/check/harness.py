@@ -53,31 +53,52 @@ def kernel_harness(module: ir.Module, names: Collection[str] | None = None) -> i
 def _call_all(
     module: ir.Module, chosen: list[func.FuncOp], fixed: dict[str, frozenset[int]]
 ) -> None:
-    counts = [len(f.type.inputs) - len(f.type.results) for f in chosen]
-    kinds = [k for f, n in zip(chosen, counts, strict=True) for k in list(f.type.inputs)[:n]]
+    given = [_read_arguments(function) for function in chosen]
+    kinds = [f.type.inputs[n] for f, numbers in zip(chosen, given, strict=True) for n in numbers]
     results = [kind for function in chosen for kind in function.type.results]
     with ir.InsertionPoint.at_block_begin(module.body):
         main = func.FuncOp("main", (kinds, results))
-    arguments, outputs, taken = [], [], 0
-    with ir.InsertionPoint(main.add_entry_block()):
+    arguments, outputs = [], []
+    rest = iter(main.add_entry_block().arguments)
+    with ir.InsertionPoint(main.entry_block):
         values = []
-        for function, count in zip(chosen, counts, strict=True):
+        for function, numbers in zip(chosen, given, strict=True):
             name = function.name.value
-            given = list(main.arguments)[taken : taken + count]
-            taken += count
-            places = [
-                tensor.empty(list(kind.shape), kind.element_type)
-                for kind in map(ir.RankedTensorType, list(function.type.inputs)[count:])
+            operands = [
+                next(rest) if number in numbers else _empty(kind)
+                for number, kind in enumerate(function.type.inputs)
             ]
-            call = func.CallOp(list(function.type.results), name, [*given, *places])
+            call = func.CallOp(list(function.type.results), name, operands)
             values += list(call.results)
-            for number in range(count):
+            for number in numbers:
                 role = "parameter" if number in fixed.get(name, ()) else "input"
                 arguments.append(_attribute(role, f"{name}.{number}"))
             outputs += [_attribute("output", f"{name}.{n}") for n in range(len(call.results))]
         func.ReturnOp(values)
     main.attributes["arg_attrs"] = ir.ArrayAttr.get(arguments)
     main.attributes["res_attrs"] = ir.ArrayAttr.get(outputs)
+
+
+def _empty(kind: ir.Type) -> ir.Value:
+    shaped = ir.RankedTensorType(kind)
+    return tensor.empty(list(shaped.shape), shaped.element_type)
+
+
+def _read_arguments(function: func.FuncOp) -> list[int]:
+    """The numbers of the arguments but for destinations that the kernel only writes."""
+    first = len(function.type.inputs) - len(function.type.results)
+    arguments = list(enumerate(function.arguments))
+    return [n for n, value in arguments if n < first or not all(map(_writes, value.uses))]
+
+
+def _writes(use: ir.OpOperand) -> bool:
+    """Whether an operation of linalg uses a value only as a place to write to."""
+    op = use.owner
+    if not op.operation.name.startswith("linalg.") or len(op.results) != 1:
+        return False
+    block = op.operation.regions[0].blocks[0]
+    last = len(op.operation.operands) - 1
+    return use.operand_number == last and not list(block.arguments[last].uses)
 
 
 def _attribute(role: str, name: str) -> ir.DictAttr:

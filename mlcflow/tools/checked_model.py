@@ -44,12 +44,20 @@ def find_model(text: str) -> tuple[Any, tuple, dict[str, Any]]:
 def load_checked(text: str) -> tuple[Imported, list[list[np.ndarray]]]:
     """The model that ``text`` names, as it enters a pipeline, and the inputs that it brings.
 
-    Raises ``ImportModelError`` with all that stands in the way.
+    It is imported in a process of its own. Raises ``ImportModelError`` with all that stands in
+    the way, ``LoweringError`` when that process dies.
     """
-    from mlcflow.compiler import import_model
+    from mlcflow.frontends.model import read_model
+    from mlcflow.isolated import import_isolated
+    from mlcflow.tools.options import usual_limits
 
     found, args, kwargs = find_model(text)
     if states_shapes(found):
-        return import_model(found), [[as_array(value) for value in args]] if args else []
-    imported = import_model(found, args, kwargs)
-    return imported, [[as_array(value) for value in imported.flatten(args, kwargs)]]
+        inputs = [[as_array(value) for value in args]] if args else []
+        args, kwargs = (), {}
+    imported = read_model(found, args, kwargs)
+    if limits := usual_limits():
+        imported = import_isolated(imported, limits)
+    if not states_shapes(found):
+        inputs = [[as_array(value) for value in imported.flatten(args, kwargs)]]
+    return imported, inputs

@@ -14,9 +14,11 @@ from planted import planted
 
 from mlcflow import mlir
 from mlcflow.check.agreement import worst_element
+from mlcflow.check.harness import kernel_harness
 from mlcflow.check.inputs import KINDS, make_arrays, uneven
+from mlcflow.check.program import ports_of
 from mlcflow.check.stages import verify_stages
-from mlcflow.check.trusted import load_reference
+from mlcflow.check.trusted import call, load_reference
 from mlcflow.check.widen import widen
 from mlcflow.compiler import build_pipeline, import_model
 from mlcflow.runtime.interface import Port
@@ -149,6 +151,36 @@ def test_a_bias_of_zeros_gets_other_numbers() -> None:
     made = uneven(given, 0)
     assert np.asarray(made["bias"]).all() and made["weight"] is given["weight"]
     assert 0 < np.abs(made["scale"] - 1).max() < 0.5 and not given["bias"].any()
+
+
+IN_PLACE = """
+#map = affine_map<(i) -> (i)>
+func.func @main(%x: tensor<4xf32> {mlcflow.input = "x"})
+    -> (tensor<4xf32> {mlcflow.output = "y"}) {
+  %y = func.call @add(%x, %x) : (tensor<4xf32>, tensor<4xf32>) -> tensor<4xf32>
+  return %y : tensor<4xf32>
+}
+func.func private @add(%x: tensor<4xf32>, %place: tensor<4xf32>) -> tensor<4xf32>
+    attributes {mlcflow.kernel} {
+  %y = linalg.generic {indexing_maps = [#map, #map], iterator_types = ["parallel"]}
+      ins(%x : tensor<4xf32>) outs(%place : tensor<4xf32>) {
+    ^bb0(%a: f32, %b: f32):
+      %c = arith.addf %a, %VALUE : f32
+      linalg.yield %c : f32
+  } -> tensor<4xf32>
+  return %y : tensor<4xf32>
+}
+"""
+
+
+@pytest.mark.parametrize(("value", "inputs"), [("a", 1), ("b", 2)])
+def test_a_kernel_that_reads_its_destination_is_given_numbers(value: str, inputs: int) -> None:
+    """It was given memory in which anything may stand."""
+    module = kernel_harness(mlir.parse(IN_PLACE.replace("VALUE", value)))
+    assert len(ports_of(module)[0]) == inputs
+    arrays = [np.full(4, 2.0**n, np.float32) for n in range(inputs)]
+    [result] = call(load_reference(module, {}, 0), arrays)
+    assert result.tolist() == [2.0 if inputs == 1 else 3.0] * 4
 
 
 def test_the_command_line(tmp_path, monkeypatch) -> None:
