@@ -5,15 +5,18 @@ from __future__ import annotations
 import struct
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import mlcflow
 from mlcflow import LoweringError
+from mlcflow.compiler import build_pipeline, import_model
 from mlcflow.gpu import ptx
 from mlcflow.gpu.llvm_text import rewrite_constants
 from mlcflow.gpu.program import lower_program
 from mlcflow.mlir import gpu, ir, llvm, parse
+from mlcflow.pipelines.cuda import host_to_llvm
 from mlcflow.target import CUDA_CHIPS, Target
 
 WIDTHS = {"f16": 16, "bf16": 16, "f32": 32, "f64": 64}
@@ -124,3 +127,15 @@ def test_functions_that_a_gpu_lacks() -> None:
             ["declare void @puts()\ndefine void @k() { call void @puts() ret void }"],
             Target("cuda", chip="sm_90"),
         )
+
+
+def test_log1p_of_small_numbers_is_no_logarithm() -> None:
+    """By the library of the chip, and by C's in host code: log(1 + x) is 0 for a small x."""
+    kernel = import_model(torch.log1p, (torch.ones(64),))
+    stages = build_pipeline("cuda", "cuda:sm_90").run(kernel.module, until="nvvm")
+    assert "@__nv_log1pf" in str(stages["nvvm"]) and "@__nv_logf" not in str(stages["nvvm"])
+    host = parse("func.func @f(%x: f32) -> f32 { %y = math.log1p %x : f32\n return %y : f32 }")
+    with host.context, ir.Location.unknown():
+        for step in host_to_llvm():
+            step(host)
+    assert "llvm.call @log1pf" in str(host) and "intr.log" not in str(host)
