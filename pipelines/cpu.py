@@ -32,6 +32,7 @@ from mlcflow.graph.transposes import fold_transposes
 from mlcflow.graph.unit_loops import generalize_unit_products
 from mlcflow.graph.unused_results import drop_unused_results
 from mlcflow.graph.winograd import use_winograd
+from mlcflow.graph.winograd_blocks import block_winograd
 from mlcflow.mlir import ir, structured
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Pipeline, Stage, Step
@@ -71,6 +72,7 @@ def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
                 *([multiply_by_reciprocals] if fast_math else []),
                 # Their reductions go in another order.
                 *(cut(partition_attention, partition_rows) if fast_math else cut()),
+                *(blocks(target) if fast_math else ()),
             ),
             Stage(
                 "schedule",
@@ -143,6 +145,11 @@ def cut(*first: Step, destinations: Step = use_destinations) -> tuple[Step, ...]
         Pass("duplicate-function-elimination"),
         Pass("symbol-dce"),
     )
+
+
+def blocks(target: Target) -> tuple[Step, ...]:
+    """Kernels that read what others write a part at a time, joined with them."""
+    return (block_winograd(target), Pass("canonicalize"), Pass("cse"), Pass("symbol-dce"))
 
 
 def to_memory(target: Target) -> tuple[Step, ...]:

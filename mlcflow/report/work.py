@@ -7,7 +7,8 @@ import math
 from mlcflow.graph.choices import times_computed
 from mlcflow.graph.kernel import Kernel, loop_extents, read_kernel
 from mlcflow.graph.linalg_ops import is_fill
-from mlcflow.mlir import func, ir
+from mlcflow.mlir import func, ir, scf
+from mlcflow.schedule.labels import trip_count
 
 _MOVES = tuple(f"arith.{name}" for name in ("constant", "select", "ext", "trunc", "sito", "uito"))
 _SPARSE = ("tensor.extract", "tensor.dim")
@@ -23,8 +24,18 @@ def flops(kernel: Kernel) -> int:
         extents = loop_extents(op)
         if not is_fill(op) and all(extent > 0 for extent in extents):
             times = times_computed(op, extents)
-            total += sum(count for inner, count in times if _computes(inner))
+            total += _rounds(op) * sum(count for inner, count in times if _computes(inner))
     return total
+
+
+def _rounds(op: ir.OpView) -> int:
+    """How often the loops around an operation come to it."""
+    count, parent = 1, op.operation.parent
+    while parent is not None and not isinstance(parent.opview, func.FuncOp):
+        if isinstance(parent.opview, scf.ForOp):
+            count *= trip_count(parent.opview)
+        parent = parent.parent
+    return max(count, 0)
 
 
 def _computes(op: ir.OpView) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mlcflow.graph.kernel import Kernel
+from mlcflow.graph.choices import loops_that_choose
+from mlcflow.graph.kernel import Kernel, loop_extents
 from mlcflow.graph.linalg_ops import indexing_maps
 from mlcflow.graph.panels import is_prepared
 from mlcflow.graph.same_operation import element_type
@@ -32,6 +33,8 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     kinds = {str(element_type(value)) for value in kernel.root.operands}
     if len(kinds) != 1 or not kinds <= set(LANE_BITS):
         return None
+    if any(loops_that_choose(op, loop_extents(op)) for op in kernel.blocks):
+        return None  # transforms around a product
     return product(kernel, target, LANE_BITS[kinds.pop()])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from model_ir import calls, count, kernel_rules
 
 import mlcflow
 from mlcflow import Target
-from mlcflow.graph import winograd
+from mlcflow.graph import winograd, winograd_blocks
 from mlcflow.graph.winograd_matrices import winograd_matrices
 from mlcflow.graph.winograd_tiles import POINTS, best_tile
 
 ROUNDOFF = 2.0**-24
+FOUR_CORES = dataclasses.replace(Target.host(), cores=4)
 CHIP = Target.parse("cpu:skylake-avx512")
 
 
@@ -62,11 +64,12 @@ def test_the_matrices_give_the_convolution(tile: int) -> None:
     tile=st.sampled_from([2, 4]), n=st.sampled_from([1, 1, 2]), height=st.integers(1, 15),
     width=st.integers(1, 15), into=st.sampled_from([2, 3, 16, 20]),
     out=st.sampled_from([2, 8, 16, 33]), padding=st.integers(0, 2),
-    epilogue=st.sampled_from(["", "relu", "residual"]),
+    epilogue=st.sampled_from(["", "relu", "residual"]), by_blocks=st.booleans(),
 )  # fmt: skip
 def test_any_size_is_right(
-    tile: int, n: int, height: int, width: int, into: int, out: int, padding: int, epilogue: str
-) -> None:
+    tile: int, n: int, height: int, width: int, into: int, out: int, padding: int, epilogue: str,
+    by_blocks: bool,
+) -> None:  # fmt: skip
     """Within ``gamma * |A^T| (|G g| . |B^T d|) |A|``: what every order of these sums keeps."""
     height, width = max(height, 3 - 2 * padding), max(width, 3 - 2 * padding)
     torch.manual_seed(0)
@@ -80,6 +83,7 @@ def test_any_size_is_right(
     y = torch.randn(conv(x).shape)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "best_tile", lambda loops, target: tile)
+        patch.setattr(winograd_blocks, "_rows", lambda chain, target: int(by_blocks))
         exe = _compile(model, conv, x, y)
     assert "winograd" in kernel_rules(exe).values()
     with torch.no_grad():
@@ -137,6 +141,25 @@ def test_filters_are_not_copied_at_each_call(tiles: Any) -> None:
     text = str(exe.stages["schedule"])
     product = text[text.index("func.func private @batch_matmul") :].split("func.func")[1]
     assert "vector.contract" in product and "tensor.empty" not in product
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_kernel_whose_planes_stay_in_the_cache(n: int) -> None:
+    """A convolution of many tiles is one kernel; each thread has the planes of some tiles."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(32, 64, 3, padding=1), torch.nn.ReLU()).eval()
+    x = torch.randn(n, 32, 96, 96)
+    exe = mlcflow.compile(model, x, target=FOUR_CORES)
+    found = kernel_rules(exe)
+    assert [found[name] for name in calls(exe, "schedule")].count("winograd") == 1
+    assert "batch_matmul_kernel" not in found and count(exe, "kernels", "func.call") == 3
+    (name,) = [name for name in found if name.startswith("winograd")]
+    planes, whole = 36 * 24 * (32 + 64) * 4, 36 * 24 * 24 * (32 + 64) * 4
+    scratch = [each.bytes for each in exe.memory().buffers if each.scratch == name]
+    assert len(scratch) == 1 and scratch[0] >= 4 * planes and scratch[0] < whole
+    reference = copy.deepcopy(model).double()
+    with torch.no_grad():
+        torch.testing.assert_close(exe(x).double(), reference(x.double()), rtol=1e-4, atol=1e-4)
 
 
 def test_where_it_pays() -> None:
