@@ -19,56 +19,50 @@ def attention(q: Array, k: Array, v: Array, mask: Array) -> Array:
     return powers @ v / powers.sum(-1, keepdims=True)
 
 
+def generic(maps: str, kinds: str, inputs: str, start: str, body: str) -> str:
+    names = ", ".join(f'"{kind}"' for kind in kinds.split())
+    return f"""linalg.generic {{indexing_maps = [{maps}], iterator_types = [{names}]}}
+    ins({inputs}) outs({start}) {{
+{body}
+    linalg.yield %y : f32
+  }} -> {start.split(" : ")[1]}"""
+
+
+S, R, OUT = f"tensor<{ROWS}x{KEYS}xf32>", f"tensor<{ROWS}xf32>", f"tensor<{ROWS}x2xf32>"
+Q, K, V = (f"tensor<{n}xf32>" for n in (f"{ROWS}x{WIDTH}", f"{KEYS}x{WIDTH}", f"{KEYS}x2"))
+SCORES = "  ^bb0(%a: f32, %b: f32, %c: f32):\n    %p = arith.mulf %a, %b : f32\n"
+SCORES += "    %y = arith.addf %c, %p : f32"
+TWO = "  ^bb0(%a: f32, %b: f32, %c: f32):\n    %y = arith.{} %{}, %{} : f32"
+ROW = "  ^bb0(%a: f32, %c: f32):\n    %y = arith.{} %a, %c : f32"
+POWER = "  ^bb0(%a: f32, %b: f32, %c: f32):\n    %t = arith.subf %a, %b : f32\n"
+POWER += "    %y = math.exp %t : f32"
+BOTH = "parallel parallel"
 PROGRAM = Program(
     f"""
+#id = affine_map<(i, j, d) -> (i, d)>
+#jd = affine_map<(i, j, d) -> (j, d)>
+#ijd = affine_map<(i, j, d) -> (i, j)>
 #ij = affine_map<(i, j) -> (i, j)>
 #i = affine_map<(i, j) -> (i)>
-func.func @main(%q: tensor<{ROWS}x{WIDTH}xf32>, %k: tensor<{KEYS}x{WIDTH}xf32>,
-                %v: tensor<{KEYS}x2xf32>, %mask: tensor<{ROWS}x{KEYS}xf32>) -> tensor<{ROWS}x2xf32> {{
+func.func @main(%q: {Q}, %k: {K}, %v: {V}, %mask: {S}) -> {OUT} {{
   %zero = arith.constant 0.0 : f32
   %lowest = arith.constant 0xFF800000 : f32
-  %s = tensor.empty() : tensor<{ROWS}x{KEYS}xf32>
-  %r = tensor.empty() : tensor<{ROWS}xf32>
-  %o = tensor.empty() : tensor<{ROWS}x2xf32>
-  %s0 = linalg.fill ins(%zero : f32) outs(%s : tensor<{ROWS}x{KEYS}xf32>) -> tensor<{ROWS}x{KEYS}xf32>
-  %scores = linalg.generic {{indexing_maps = [affine_map<(i, j, d) -> (i, d)>, affine_map<(i, j, d) -> (j, d)>, affine_map<(i, j, d) -> (i, j)>], iterator_types = ["parallel", "parallel", "reduction"]}} ins(%q, %k : tensor<{ROWS}x{WIDTH}xf32>, tensor<{KEYS}x{WIDTH}xf32>) outs(%s0 : tensor<{ROWS}x{KEYS}xf32>) {{
-  ^bb0(%a: f32, %b: f32, %c: f32):
-    %p = arith.mulf %a, %b : f32
-    %t = arith.addf %c, %p : f32
-    linalg.yield %t : f32
-  }} -> tensor<{ROWS}x{KEYS}xf32>
-  %masked = linalg.generic {{indexing_maps = [#ij, #ij, #ij], iterator_types = ["parallel", "parallel"]}} ins(%scores, %mask : tensor<{ROWS}x{KEYS}xf32>, tensor<{ROWS}x{KEYS}xf32>) outs(%s : tensor<{ROWS}x{KEYS}xf32>) {{
-  ^bb0(%a: f32, %b: f32, %c: f32):
-    %t = arith.addf %a, %b : f32
-    linalg.yield %t : f32
-  }} -> tensor<{ROWS}x{KEYS}xf32>
-  %r0 = linalg.fill ins(%lowest : f32) outs(%r : tensor<{ROWS}xf32>) -> tensor<{ROWS}xf32>
-  %largest = linalg.generic {{indexing_maps = [#ij, #i], iterator_types = ["parallel", "reduction"]}} ins(%masked : tensor<{ROWS}x{KEYS}xf32>) outs(%r0 : tensor<{ROWS}xf32>) {{
-  ^bb0(%a: f32, %c: f32):
-    %t = arith.maximumf %a, %c : f32
-    linalg.yield %t : f32
-  }} -> tensor<{ROWS}xf32>
-  %powers = linalg.generic {{indexing_maps = [#ij, #i, #ij], iterator_types = ["parallel", "parallel"]}} ins(%masked, %largest : tensor<{ROWS}x{KEYS}xf32>, tensor<{ROWS}xf32>) outs(%s : tensor<{ROWS}x{KEYS}xf32>) {{
-  ^bb0(%a: f32, %b: f32, %c: f32):
-    %t = arith.subf %a, %b : f32
-    %e = math.exp %t : f32
-    linalg.yield %e : f32
-  }} -> tensor<{ROWS}x{KEYS}xf32>
-  %r1 = linalg.fill ins(%zero : f32) outs(%r : tensor<{ROWS}xf32>) -> tensor<{ROWS}xf32>
-  %sums = linalg.generic {{indexing_maps = [#ij, #i], iterator_types = ["parallel", "reduction"]}} ins(%powers : tensor<{ROWS}x{KEYS}xf32>) outs(%r1 : tensor<{ROWS}xf32>) {{
-  ^bb0(%a: f32, %c: f32):
-    %t = arith.addf %a, %c : f32
-    linalg.yield %t : f32
-  }} -> tensor<{ROWS}xf32>
-  %o0 = linalg.fill ins(%zero : f32) outs(%o : tensor<{ROWS}x2xf32>) -> tensor<{ROWS}x2xf32>
-  %product = linalg.matmul ins(%powers, %v : tensor<{ROWS}x{KEYS}xf32>, tensor<{KEYS}x2xf32>) outs(%o0 : tensor<{ROWS}x2xf32>) -> tensor<{ROWS}x2xf32>
-  %result = linalg.generic {{indexing_maps = [#i, #ij, #ij], iterator_types = ["parallel", "parallel"]}} ins(%sums, %product : tensor<{ROWS}xf32>, tensor<{ROWS}x2xf32>) outs(%o : tensor<{ROWS}x2xf32>) {{
-  ^bb0(%a: f32, %b: f32, %c: f32):
-    %t = arith.divf %b, %a : f32
-    linalg.yield %t : f32
-  }} -> tensor<{ROWS}x2xf32>
-  return %result : tensor<{ROWS}x2xf32>
-}}""",
+  %s = tensor.empty() : {S}
+  %r = tensor.empty() : {R}
+  %o = tensor.empty() : {OUT}
+  %s0 = linalg.fill ins(%zero : f32) outs(%s : {S}) -> {S}
+  %scores = {generic("#id, #jd, #ijd", f"{BOTH} reduction", f"%q, %k : {Q}, {K}", f"%s0 : {S}", SCORES)}
+  %masked = {generic("#ij, #ij, #ij", BOTH, f"%scores, %mask : {S}, {S}", f"%s : {S}", TWO.format("addf", "a", "b"))}
+  %r0 = linalg.fill ins(%lowest : f32) outs(%r : {R}) -> {R}
+  %largest = {generic("#ij, #i", "parallel reduction", f"%masked : {S}", f"%r0 : {R}", ROW.format("maximumf"))}
+  %powers = {generic("#ij, #i, #ij", BOTH, f"%masked, %largest : {S}, {R}", f"%s : {S}", POWER)}
+  %r1 = linalg.fill ins(%zero : f32) outs(%r : {R}) -> {R}
+  %sums = {generic("#ij, #i", "parallel reduction", f"%powers : {S}", f"%r1 : {R}", ROW.format("addf"))}
+  %o0 = linalg.fill ins(%zero : f32) outs(%o : {OUT}) -> {OUT}
+  %product = linalg.matmul ins(%powers, %v : {S}, {V}) outs(%o0 : {OUT}) -> {OUT}
+  %result = {generic("#i, #ij, #ij", BOTH, f"%sums, %product : {R}, {OUT}", f"%o : {OUT}", TWO.format("divf", "b", "a"))}
+  return %result : {OUT}
+}}""",  # noqa: E501
     ((ROWS, WIDTH), (KEYS, WIDTH), (KEYS, 2), (ROWS, KEYS)),
     attention,
 )
