@@ -45,6 +45,7 @@ _BY_STAGE = {
     "export": "Python must not depend on values of tensors: torch.where or torch.cond instead of "
     "`if`, a constant instead of .item()",
     "decompose": "see what PyTorch says; torch.export.export(model, args) shows it alone",
+    "parse": "correct the file; mlcflow opt FILE reads it alone",
     "import": "rewrite it with operations of torch.ops.aten",
     "linalg": "rewrite it in PyTorch with other operations, or decompose it: "
     "torch.export.export(model, args).run_decompositions({op: function})",

@@ -105,7 +105,8 @@ def _imported(
 
     outcome = run_apart(run, limits)
     if outcome.kind != "done":
-        return [_blocked("import", "", outcome)], ""
+        stage = "parse" if isinstance(model, Path) else "import"
+        return [_blocked(stage, "", outcome)], ""
     found, text = outcome.value
     return [Blocker(**{**each, "types": tuple(each["types"])}) for each in found], text
 
@@ -113,7 +114,8 @@ def _imported(
 def _blocked(stage: str, operation: str, outcome: Outcome, **about: Any) -> Blocker:
     lines = [line.strip() for line in outcome.message.splitlines() if line.strip()]
     said = [line.removeprefix("mlir: ") for line in lines if line.startswith("mlir: ")]
-    reason = "; ".join(said) or (lines[0] if lines else outcome.kind)
+    summary = " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else outcome.kind
+    reason = "; ".join(said) or summary
     reason = reason if outcome.kind == "failed" else f"{outcome.kind}: {reason}"
     reason = reason if len(reason) <= 300 else reason[:300] + " ..."
     facts: dict[str, Any] = {"count": 1, "types": (), "where": ""} | about

@@ -116,9 +116,7 @@ def isolated(
 
 def _fork(serve: Callable[[], NoReturn]) -> int:
     """Copy this process; the copy calls ``serve``. Gives the number of the copy."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):
-            stream.flush()  # else both would write what waits
+    _flush()  # else both would write what waits
     with warnings.catch_warnings():
         # Python warns of threads that are not copied; the worker does not wait for any.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -126,6 +124,12 @@ def _fork(serve: Callable[[], NoReturn]) -> int:
     if worker == 0:
         serve()
     return worker
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # there may be none
+            stream.flush()
 
 
 def _serve(
@@ -147,8 +151,7 @@ def _serve(
             data = _ERROR + json.dumps(to_data(error)).encode()
         answer.write(data)
         answer.flush()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         code = 0
     finally:
         os._exit(code)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
+import os
 import sys
+from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -74,6 +76,10 @@ class Commands(click.Group):
             raise click.UsageError(f"no command '{args[0]}'{hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        _open_streams()
+        return super().main(*args, **kwargs)
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:
             return super().make_context(*args, **kwargs)
@@ -106,6 +112,22 @@ def _missing(error: ModuleNotFoundError) -> Exception:
     if package is None:
         return error
     return Failure(f"this needs {package.name}: {package.command}")
+
+
+def _open_streams() -> None:
+    """Give a process that was started without standard streams (``>&-``) ones that lead nowhere.
+
+    Another file would get their number, and what is printed would end up in it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
 
 
 def _start_logging() -> None:

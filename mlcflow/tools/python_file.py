@@ -41,7 +41,7 @@ def execute(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the file may raise anything
+    except (Exception, SystemExit) as error:  # the file may raise anything
         if isinstance(error, ModuleNotFoundError) and of_import(error.name or ""):
             raise  # the command that installs it is known
         raise MlcflowError(describe(error, path, "running it")) from error
@@ -62,12 +62,12 @@ def call(function: Callable[..., object], path: Path, *args: Any, **kwargs: Any)
         return function(*args, **kwargs)
     except MlcflowError:
         raise
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         name = getattr(function, "__name__", type(function).__name__)
         raise MlcflowError(describe(error, path, f"calling {name}()")) from error
 
 
-def describe(error: Exception, path: Path, action: str) -> str:
+def describe(error: BaseException, path: Path, action: str) -> str:
     """What the user's code raised, with the last line of the user's own file."""
     lines = [
         frame.lineno
