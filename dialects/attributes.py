@@ -19,7 +19,7 @@ attribute                  on                    meaning
 ``mlcflow.kernel``         function              cut out of the graph as one kernel
 ``mlcflow.goes_on``        cf.assert             the code behind it is safe whether it holds or not
 ``mlcflow.rule``           function              the schedule rule that applied to the kernel
-``mlcflow.goes_on``        assertion             the function goes on when it fails
+``mlcflow.causal``         function              attention: queries, keys; no later ones are seen
 ``mlcflow.library``        declaration, op       the library function that computes it
 ``mlcflow.block``          linalg operation      its name in a schedule, see ``schedule/labels.py``
 ``mlcflow.loops``          linalg operation      the names of its own loops

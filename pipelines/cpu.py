@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlcflow.graph.attention import partition_attention
 from mlcflow.graph.batch_norm import fold_batch_norm, separate_bias
+from mlcflow.graph.causal import skip_hidden_keys
 from mlcflow.graph.conditions import join_conditions
 from mlcflow.graph.dots import lower_dots
 from mlcflow.graph.fuse import fuse_elementwise
@@ -16,6 +17,7 @@ from mlcflow.graph.padding import pad_in_kernels
 from mlcflow.graph.panels import prepare_panels
 from mlcflow.graph.parallel import run_in_threads
 from mlcflow.graph.partition import partition
+from mlcflow.graph.positions import compute_positions
 from mlcflow.graph.prefetch import prefetch_rows
 from mlcflow.graph.prepare import prepare
 from mlcflow.graph.reciprocals import multiply_by_reciprocals
@@ -84,6 +86,7 @@ def pipeline(target: Target, *, fast_math: bool = True) -> Pipeline:
             Stage("bufferize", *to_memory(target)),
             Stage(
                 "vectors",
+                skip_hidden_keys,
                 prefetch_rows(target),
                 lower_vectors,
                 choose_larger,
@@ -119,6 +122,7 @@ def fold_shapes() -> tuple[Step, ...]:
         Pass("linalg-fold-unit-extent-dims"),
         drop_unused_results,
         sink_expansions,
+        compute_positions,
         fold_transposes,
         Pass("canonicalize"),
         Pass("cse"),

@@ -13,7 +13,7 @@ KINDS = ("f16", "bf16", "f32")
 
 def partition_heads(module: ir.Module) -> None:
     """Make kernels of attention; see :func:`mlcflow.graph.attention.make_kernels`."""
-    make_kernels(module, _suits, masks=True)
+    make_kernels(module, _suits)
 
 
 def _suits(scores: Product, values: Product, kind: str) -> bool:

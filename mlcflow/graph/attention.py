@@ -32,9 +32,8 @@ from mlcflow.graph.rows import BYTES, row_chain
 from mlcflow.graph.same_operation import element_type
 from mlcflow.mlir import func, ir, linalg
 
-Names = tuple[str, ...]
-"""What the names of operations begin with."""
-_PAYLOAD = ("arith.", "math.")
+_PAYLOAD = ("arith.", "math.", "linalg.index")
+"""What is done to scores, which may depend on where they are."""
 
 FEWEST = 8
 """Queries and keys from which on a kernel of its own pays."""
@@ -49,21 +48,20 @@ def partition_attention(module: ir.Module) -> None:
     make_kernels(module, _is_of_f32)
 
 
-def make_kernels(module: ir.Module, suits: Suits, *, masks: bool = False) -> None:
+def make_kernels(module: ir.Module, suits: Suits) -> None:
     """Move each product of scores, what is done to their rows, and the product with V to a kernel.
 
     The kernel reads Q, K and V as they lie, and writes the result as it is wanted: transposes
     around it become a part of it. The division by the sums comes last, where a row is short.
-    ``suits`` chooses. ``masks``: what is done to scores may depend on where they are.
+    ``suits`` chooses.
     """
-    names = (*_PAYLOAD, *(["linalg.index"] if masks else []))
     symbols = ir.SymbolTable(module.operation)
     for function in list(module.body.operations):
         is_graph = isinstance(function, func.FuncOp) and "mlcflow.kernel" not in function.attributes
         if not is_graph or function.is_external:
             continue
         for block in function.regions[0].blocks:
-            found = [_group(op, suits, names) for op in block.operations if _is_product(op)]
+            found = [_group(op, suits) for op in block.operations if _is_product(op)]
             for group in filter(None, found):
                 arrange(outline(group, "attention", symbols))
 
@@ -103,7 +101,7 @@ def _is_of_f32(scores: Product, values: Product, kind: str) -> bool:
     return kind == "f32" and min(values.rows, values.depth) >= FEWEST
 
 
-def _group(values: ir.OpView, suits: Suits, names: Names) -> list[ir.OpView]:
+def _group(values: ir.OpView, suits: Suits) -> list[ir.OpView]:
     """The operations of the attention whose last product is ``values``, in program order."""
     form = product_of(values)
     weights = owner(inputs(values)[0])
@@ -116,7 +114,7 @@ def _group(values: ir.OpView, suits: Suits, names: Names) -> list[ir.OpView]:
         weights = owner(inputs(weights)[0])
     if weights not in chain or not _normalizes(weights):
         return []
-    group = _with_scores([*chain, values], (*form.batch, form.rows, form.depth), names)
+    group = _with_scores([*chain, values], (*form.batch, form.rows, form.depth))
     products = [op for op in group if _is_product(op)]
     if len(products) != 2 or not _suit(next(op for op in products if op != values), values, suits):
         return []
@@ -202,7 +200,7 @@ def _normalizes(weights: ir.OpView) -> bool:
     )
 
 
-def _with_scores(group: list[ir.OpView], extents: tuple[int, ...], names: Names) -> list[ir.OpView]:
+def _with_scores(group: list[ir.OpView], extents: tuple[int, ...]) -> list[ir.OpView]:
     """``group`` and what its rows are made of, down to the product of the scores."""
     found = {op.operation: op for op in group}
     pending = list(group)
@@ -214,7 +212,7 @@ def _with_scores(group: list[ir.OpView], extents: tuple[int, ...], names: Names)
             if producer is None or producer.operation in found:
                 continue
             is_scores = _is_product(producer) and _is_scores(producer, extents)
-            if (is_scores or _is_epilogue(producer, extents, names)) and all(
+            if (is_scores or _is_epilogue(producer, extents)) and all(
                 user in found for user in _users(producer)
             ):
                 found[producer.operation] = producer
@@ -229,14 +227,14 @@ def _is_scores(op: ir.OpView, extents: tuple[int, ...]) -> bool:
     return form is not None and is_filled and (*form.batch, form.rows, form.columns) == extents
 
 
-def _is_epilogue(op: ir.OpView, extents: tuple[int, ...], allowed: Names) -> bool:
+def _is_epilogue(op: ir.OpView, extents: tuple[int, ...]) -> bool:
     """Whether ``op`` changes each score for itself, in a way that vectors can follow."""
     if not is_elementwise(op) or len(op.results) != 1 or loop_extents(op) != extents:
         return False
     names = [inner.operation.name for inner in payload(op)]
     kinds = [v.type.element_type for v in op.operands if isinstance(v.type, ir.ShapedType)]
     return (
-        all(name.startswith(allowed) for name in names)
+        all(name.startswith(_PAYLOAD) for name in names)
         and all(m.is_projected_permutation for m in indexing_maps(op))
         and all(str(kind) in BYTES for kind in kinds)
         and not any(isinstance(value.type, ir.ShapedType) for value in captured(op))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from mlcflow.graph.causal import note_causal
 from mlcflow.graph.fuse import fuse_in_rows
 from mlcflow.graph.generic import dims, generic
 from mlcflow.graph.linalg_ops import (
@@ -38,6 +39,7 @@ def arrange(function: func.FuncOp) -> None:
         if op.operation.name in PRODUCTS and (factors := narrow_inputs(op)):
             read_factors(op, factors)
     fuse_in_rows(function)
+    note_causal(function)
     _read_in_place(function)
     for op in walk(function):
         if is_elementwise(op) and [n.operation.name for n in payload(op)] == [
@@ -87,8 +89,7 @@ def _use_powers_of_two(op: ir.OpView) -> None:
     (scores, largest), factor = inputs(op), math.log2(math.e)
     maps = indexing_maps(op)
     kind = ir.ShapedType(scores.type).element_type
-    maximum = owner(largest)
-    if maximum is not None and is_maximum(maximum):
+    for maximum in _maxima(largest):
         # NaN in a row is in its sum too, which divides all that is made of the row.
         payload(maximum)[0].attributes[ANY_IF_NAN] = ir.UnitAttr.get()
     scale = owner(scores)
@@ -114,6 +115,14 @@ def _use_powers_of_two(op: ir.OpView) -> None:
         result = generic([scores, exponent], outputs(op)[0], lists, iterators(op), body)
     op.results[0].replace_all_uses_with(result)
     op.operation.erase()
+
+
+def _maxima(value: ir.Value) -> list[ir.OpView]:
+    """The reductions to the largest score that ``value``, a number for each row, is made of."""
+    op = owner(value)
+    if op is None or is_maximum(op):
+        return [] if op is None else [op]
+    return [each for v in inputs(op) for each in _maxima(v)] if is_elementwise(op) else []
 
 
 def _replace_others(value: ir.Value, new: ir.Value) -> None:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 LARGEST = 1 << 14
 """Elements of a vector; a larger one is a sign that the block was not tiled."""
 
+VECTOR_PAYLOAD = ("arith.", "math.", "linalg.index", "affine.apply")
+"""What the names of operations begin with that upstream vectorizes in the body of a block."""
+
 SCALAR_ONLY = frozenset({"math.fpowi", "math.ipowi"})
 """Operations that upstream lowers for scalars only."""
 
@@ -93,7 +96,7 @@ def why_not(op: ir.OpView, name: str) -> str:
     if has_window(op):
         return f"'{name}' moves through a window; split its loops to 1 and drop_unit_loops"
     inner = [other.operation.name for other in payload(op)] if op.regions else []
-    odd = [n for n in inner if not n.startswith(("arith.", "math.", "linalg.index"))]
+    odd = [n for n in inner if not n.startswith(VECTOR_PAYLOAD)]
     odd += [n for n in inner if n in SCALAR_ONLY]
     if odd or any(isinstance(value.type, ir.ShapedType) for value in captured(op)):
         return f"'{name}' contains {odd[0] if odd else 'reads of a captured tensor'}"

@@ -1,0 +1,136 @@
+"""Attention in which no query sees a later key: half of the scores need not be computed."""
+
+from __future__ import annotations
+
+import math
+
+from mlcflow.graph.kernel import loop_extents
+from mlcflow.graph.linalg_ops import is_elementwise, is_generic, owner, payload
+from mlcflow.graph.outline import kernels
+from mlcflow.mlir import affine, arith, func, ir, linalg, scf, vector, walk
+
+CAUSAL = "mlcflow.causal"
+HIDDEN = -1e30
+"""What is added to the score of a key that is not seen, or less: its power is 0."""
+
+FEWEST = 4
+"""Times that the steps over the keys fit into them, so that there is something to skip."""
+
+
+def note_causal(function: func.FuncOp) -> None:
+    """Note the numbers of queries and keys on a kernel of attention whose mask is causal.
+
+    So it is if the scores of keys behind a query become minus infinity, or next to it. No other
+    loop of the kernel may be as long as the keys, by which their loops are known later.
+    """
+    for op in walk(function):
+        if is_generic(op) and is_elementwise(op) and _hides_later_keys(op):
+            *_, queries, keys = loop_extents(op)
+            scores, values = (loop_extents(each) for each in walk(function) if _is_product(each))
+            if keys not in (scores[-1], values[-2]):
+                numbers = [ir.IntegerAttr.get(ir.IndexType.get(), n) for n in (queries, keys)]
+                function.operation.attributes[CAUSAL] = ir.ArrayAttr.get(numbers)
+
+
+def _is_product(op: ir.OpView) -> bool:
+    return op.operation.name.startswith("linalg.") and linalg.isa_contraction_op(op.operation)
+
+
+def _hides_later_keys(op: ir.OpView) -> bool:
+    for select in payload(op):
+        if not isinstance(select, arith.SelectOp):
+            continue
+        condition = owner(select.condition)
+        if not isinstance(condition, arith.CmpIOp):
+            continue
+        order, keys = _order(condition), len(loop_extents(op)) - 1
+        if order is None or set(order[1:]) != {keys, keys - 1}:
+            continue
+        # As a comparison of the position of the query with that of the key.
+        sign = order[0] if order[1] == keys - 1 else {"ge": "le", "gt": "lt"}.get(order[0], "")
+        sign = sign or {"le": "ge", "lt": "gt"}[order[0]]
+        hidden = {"ge": select.false_value, "lt": select.true_value}.get(sign)
+        if hidden is not None and _is_hidden(hidden) and _reaches_result(select, op):
+            return True
+    return False
+
+
+def _order(compare: arith.CmpIOp) -> tuple[str, int, int] | None:
+    """The sign of a comparison of two loops, and their numbers."""
+    name = arith.CmpIPredicate(ir.IntegerAttr(compare.attributes["predicate"]).value).name
+    left, right = (_loop(value) for value in (compare.lhs, compare.rhs))
+    if left is None or right is None or name[1:] not in ("ge", "gt", "le", "lt"):
+        return None
+    return name[1:], left, right
+
+
+def _loop(value: ir.Value) -> int | None:
+    op = owner(value)
+    if isinstance(op, arith.IndexCastOp):
+        return _loop(op.operands[0])
+    return ir.IntegerAttr(op.attributes["dim"]).value if isinstance(op, linalg.IndexOp) else None
+
+
+def _is_hidden(value: ir.Value) -> bool:
+    op = owner(value)
+    return isinstance(op, arith.ConstantOp) and float(op.literal_value) <= HIDDEN
+
+
+def _reaches_result(select: arith.SelectOp, op: ir.OpView) -> bool:
+    """Whether what ``select`` gives is the result, or added to what is."""
+    block = op.operation.regions[0].blocks[0]
+    value = select.result
+    last = block.operations[len(block.operations) - 1].operands[0]
+    while value != last:
+        users = [use.owner.opview for use in value.uses]
+        if len(users) != 1 or not isinstance(users[0], arith.AddFOp):
+            return False
+        value = users[0].result
+    return True
+
+
+def skip_hidden_keys(module: ir.Module) -> None:
+    """A step: the loops over the keys end behind the last query of a block.
+
+    All of them, to a multiple of all of their steps, so that none reads what was not computed.
+    A hidden key that is infinite or NaN does not reach the result then.
+    """
+    for function in kernels(module):
+        if CAUSAL not in function.operation.attributes:
+            continue
+        extents = [ir.IntegerAttr(e).value for e in function.operation.attributes[CAUSAL]]
+        for loop in walk(function):
+            if isinstance(loop, scf.ForOp) and _goes_over_queries(loop, extents[0]):
+                _skip(loop, *extents)
+
+
+def _goes_over_queries(loop: scf.ForOp, queries: int) -> bool:
+    """Whether ``loop`` goes over blocks of queries; heads, perhaps as many, go one by one."""
+    has_products = any(isinstance(op, vector.ContractionOp) for op in walk(loop))
+    return has_products and _constant(loop.upperBound) == queries and _constant(loop.step) != 1
+
+
+def _skip(loop: scf.ForOp, queries: int, keys: int) -> None:
+    inside = [op for op in walk(loop) if isinstance(op, scf.ForOp) and op != loop]
+    over_keys = [op for op in inside if _constant(op.upperBound) == keys]
+    block = _constant(loop.step)
+    steps = [_constant(op.step) for op in over_keys]
+    if not steps or None in steps or block is None:
+        return
+    unit = math.lcm(*steps)  # type: ignore[arg-type]
+    if keys % unit or FEWEST * unit > keys:
+        return
+    first = loop.body.operations[0]
+    with ir.InsertionPoint(first), loop.location:
+        seen = ir.AffineExpr.get_ceil_div(ir.AffineExpr.get_dim(0) + block, unit) * unit
+        bound = affine.AffineMinOp(
+            ir.AffineMap.get(1, 0, [seen, ir.AffineExpr.get_constant(keys)]),
+            [loop.induction_variable],
+        )
+    for op in over_keys:
+        op.operation.operands[1] = bound.result
+
+
+def _constant(value: ir.Value) -> int | None:
+    op = owner(value)
+    return op.literal_value if isinstance(op, arith.ConstantOp) else None
