@@ -36,8 +36,18 @@ def export(
             problems.append(error)
     raise ImportModelError(
         f"torch.export refused the model: {type(problems[0]).__name__}: {problems[0]}\n"
-        "  to see it alone: torch.export.export(model, args, strict=False)"
+        "  to see it alone: torch.export.export(model, args, strict=False)" + _hint(args)
     ) from problems[0]
+
+
+def _hint(args: tuple) -> str:
+    """What to try where the inputs came as one."""
+    if len(args) != 1 or not isinstance(args[0], tuple | list):
+        return ""
+    return (
+        f"\n  found one input, a {type(args[0]).__name__}; for a model that takes its elements "
+        "one by one: mlcflow.compile(model, *inputs)"
+    )
 
 
 @contextmanager

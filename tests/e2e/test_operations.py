@@ -205,3 +205,10 @@ def test_the_garbage_collector_is_off_while_a_model_is_traced_and_then_as_before
         finally:
             gc.enable()
     assert seen and not any(seen)
+
+
+def test_inputs_in_a_tuple_that_the_model_does_not_take() -> None:
+    inputs = (torch.zeros(3), torch.zeros(3))
+    with pytest.raises(mlcflow.ImportModelError, match=r"compile\(model, \*inputs\)"):
+        mlcflow.compile(lambda x, y: x + y, inputs)
+    assert mlcflow.compile(lambda pair: pair[0] + pair[1], inputs)(inputs).tolist() == [0, 0, 0]
