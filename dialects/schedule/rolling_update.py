@@ -8,6 +8,7 @@ from mlcflow.graph.kernel import loop_extents
 from mlcflow.graph.linalg_ops import indexing_maps, inputs, outputs, payload
 from mlcflow.mlir import affine, arith, ext, ir, linalg, scf, tensor, transform, walk
 from mlcflow.mlir import math as math_dialect
+from mlcflow.schedule.causal import diagonal
 from mlcflow.schedule.labels import KIND, LOOP, OF
 from mlcflow.schedule.rolling import Rows, filled_with, read_rows
 
@@ -21,7 +22,8 @@ class RollingUpdate(ScheduleDialect.Operation, name="rolling_update"):
 
     It carries the maximum and the sum of each row so far, and the product. When the maximum
     rises the others are made smaller first (Milakov and Gimelshein, 2018; Dao et al., 2022). A
-    last part that is shorter starts earlier, and leaves out what the part before it has had.
+    last part that is shorter starts earlier, and leaves out what the part before it has had. Parts
+    that a causal mask hides from all rows are left out.
     """
 
     target: ext.Operand[transform.AnyOpType]
@@ -57,7 +59,7 @@ class _Update:
             starts = [_space(op, -1, 0) for op in (rows.largest, rows.sums, rows.product)]
             for start in starts:
                 start.owner.attributes[CARRIED] = ir.UnitAttr.get()
-            loop = scf.ForOp(zero, _index(self.extent), _index(self.size), starts)
+            loop = scf.ForOp(zero, self._end(), _index(self.size), starts)
         loop.attributes[LOOP] = name
         loop.attributes[OF] = rows.scores.attributes["mlcflow.block"]
         loop.attributes[KIND] = ir.StringAttr.get("reduction")
@@ -69,6 +71,19 @@ class _Update:
         old = [rows.product, *rows.between[::-1], rows.sums, rows.powers, *rows.bounds[::-1]]
         for op in [*old, rows.largest, *rows.above[::-1], rows.scores]:
             erase(op.operation)
+
+    def _end(self) -> ir.Value:
+        """Behind the last score that counts for any of the rows."""
+        end = _index(self.extent)
+        found = [diagonal(op) for op in self.rows.above if self.size < self.extent]
+        for offset in (each for each in found if each is not None):
+            rows = ir.AffineExpr.get_constant(loop_extents(self.rows.scores)[0])
+            reach = ir.AffineMap.get(
+                2, 0, [ir.AffineExpr.get_dim(0), ir.AffineExpr.get_dim(1) + rows]
+            )
+            start = offset if isinstance(offset, ir.Value) else _index(offset)
+            end = affine.AffineMinOp(reach, [end, start]).result
+        return end
 
     def _fill_body(self, loop: scf.ForOp) -> None:
         rows = self.rows

@@ -34,7 +34,12 @@ def pipeline_copies(module: ir.Module) -> None:
             copies = [op for op in marked if op.operation.block == body]
             loop = body.owner.opview
             with body.owner.location:
-                if isinstance(loop, scf.ForOp) and trip_count(loop) > 1 and not loop.results:
+                # Of unknown iterations one is certain.
+                if (
+                    isinstance(loop, scf.ForOp)
+                    and trip_count(loop) not in (0, 1)
+                    and not loop.results
+                ):
                     _pipeline(loop, copies)
                 else:
                     _copy_once(copies)
@@ -58,7 +63,7 @@ def _copy_once(copies: list[linalg.CopyOp]) -> None:
 def _pipeline(loop: scf.ForOp, copies: list[linalg.CopyOp]) -> None:
     trips = trip_count(loop)
     wanted = max(int(ir.StringAttr(op.attributes[STAGES]).value) for op in copies)
-    stages = max(2, min(wanted, trips))
+    stages = max(2, min(wanted, trips))  # two where the iterations are not known
     with ir.InsertionPoint(loop):
         buffers = {op: _multiplied(_buffer(op), stages) for op in copies}
         for number in range(stages - 1):

@@ -162,11 +162,14 @@ def fuse(schedule: Schedule, outer: Loop, inner: Loop) -> Loop:
     perfect(schedule, "fuse", first, second)
     if first.extent < 0 or second.extent < 0:
         raise ScheduleError(f"fuse: the bounds of {outer} and {inner} are not constant")
-    schedule.emit(
-        lambda root: ir.Operation.create(
+
+    def build(root: Handle) -> None:
+        ir.Operation.create(
             "schedule.fuse_loops",
             operands=[match_loop(root, first)],
             attributes={"loop_name": ir.StringAttr.get(name)},
         )
-    )
+        clean(root)  # what is constant comes between no loops
+
+    schedule.emit(build)
     return schedule.loop(f"{outer.block}.{name}")

@@ -73,7 +73,7 @@ def rolling_update(schedule: Schedule, block: str, size: int) -> Loop:
         clean(root)
 
     schedule.apply("rolling_update", {"block": block, "size": size}, build)
-    if size == extent:
+    if name not in [loop.name for loop in schedule.loops(block)]:  # one iteration, or a mask's
         forget(schedule, Loop(block, name, 1, "reduction"))
     return schedule.loop(f"{block}.{name}")
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-from mlcflow.errors import ScheduleError
 from mlcflow.graph.kernel import Kernel, loop_extents
 from mlcflow.graph.linalg_ops import is_fill, iterators
-from mlcflow.pipelines.schedules.cuda_threads import LANE_BITS
+from mlcflow.pipelines.schedules.cuda_threads import LANE_BITS, join
 from mlcflow.pipelines.schedules.elementwise import reads_vectors
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
@@ -41,12 +40,5 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
         return None
     schedule = Schedule(kernel)
     loops = schedule.tile_and_fuse(schedule.final, [1] * len(rows))
-    loops = [loop for loop in loops if not loop.is_gone]
-    row = loops[0]
-    for loop in loops[1:]:
-        try:
-            row = schedule.fuse(row, loop)
-        except ScheduleError:
-            break
-    schedule.bind(row, "block.x")
+    schedule.bind(join(schedule, loops), "block.x")
     return schedule

@@ -17,11 +17,18 @@ def bind_to_grid(schedule: Schedule, loops: Sequence[Loop]) -> None:
 
     Loops that cannot be joined with those around them run within a thread.
     """
-    loops = [loop for loop in loops if not loop.is_gone]
-    element = loops[0]
-    for loop in loops[1:]:
+    schedule.bind(join(schedule, loops), "global.x")
+
+
+def join(schedule: Schedule, loops: Sequence[Loop]) -> Loop:
+    """One loop of nested ones, as many as can be joined with the outermost.
+
+    The innermost first: what tells the places in joined loops would come between others.
+    """
+    *outer, joined = [loop for loop in loops if not loop.is_gone]
+    for loop in reversed(outer):
         try:
-            element = schedule.fuse(element, loop)
+            joined = schedule.fuse(loop, joined)
         except ScheduleError:
-            break
-    schedule.bind(element, "global.x")
+            joined = loop
+    return joined

@@ -58,6 +58,15 @@ def test_elementwise_in_vectors(build, dtype):
     torch.testing.assert_close(executable(x, x[0]), x * 2 + x[0])
 
 
+def test_a_thread_an_element_in_any_number_of_dimensions(build):
+    """All loops of a result are one, so nothing is left for a thread to repeat."""
+    x = torch.arange(2.0 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    executable = build(lambda x: x.permute(3, 1, 0, 2).contiguous(), x)
+    assert rules(executable) == ["elements"]
+    assert "scf.for" not in str(executable.stages["outline"])
+    torch.testing.assert_close(executable(x), x.permute(3, 1, 0, 2))
+
+
 def convolutions():
     torch.manual_seed(0)
     block = [nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
@@ -129,6 +138,7 @@ ROWS = {
     "softmax": (nn.Softmax(-1), (5, 100)),
     "softmax_long": (nn.Softmax(-1), (3, 1024)),
     "layer_norm": (nn.LayerNorm(96), (2, 4, 96)),
+    "four_dimensions": (nn.Softmax(-1), (2, 3, 2, 64)),
     "sum": (lambda x: x.sum(-1), (7, 300)),
     "mean_and_more": (lambda x: torch.tanh(x.mean(-1)), (4, 77)),
     "max": (lambda x: x.amax(-1), (6, 64)),
