@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlcflow.graph.choices import loops_that_choose
 from mlcflow.graph.kernel import loop_extents
 from mlcflow.graph.linalg_ops import (
     indexing_maps,
@@ -82,7 +83,12 @@ def _sink(op: ir.OpView) -> None:
 
 
 def _expansion(op: ir.OpView, maps: list[ir.AffineMap]) -> Groups | None:
-    """How the first input that is an expanded tensor, read in order, was expanded."""
+    """How the first input that is an expanded tensor, read in order, was expanded.
+
+    ``None`` where another input is made tile by tile: collapsed, it would be stored first.
+    """
+    if any(_is_tiled(value) for value in inputs(op)):
+        return None
     for value, affine_map in zip(inputs(op), maps, strict=False):
         producer = owner(value)
         if isinstance(producer, tensor.ExpandShapeOp) and is_identity(affine_map):
@@ -91,6 +97,20 @@ def _expansion(op: ir.OpView, maps: list[ir.AffineMap]) -> Groups | None:
                 for group in producer.reassociation
             ]
     return None
+
+
+def _is_tiled(value: ir.Value) -> bool:
+    """Whether ``value``, or what elementwise operations make it of, is picked by position."""
+    pending, seen = [value], {value}
+    while pending:
+        op = owner(pending.pop())
+        if op is not None and is_elementwise(op):
+            if loops_that_choose(op, loop_extents(op)):
+                return True
+            read = {each for each in inputs(op) if each.type == op.results[0].type}
+            pending += read - seen
+            seen |= read
+    return False
 
 
 def _merge(

@@ -135,6 +135,32 @@ def test_three_kernels_and_filters_that_are_made_once(tile: int, tiles: Any) -> 
     torch.testing.assert_close(exe(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+class Residual(torch.nn.Module):
+    """As the blocks of a ResNet: the image is added to what two convolutions make of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(16, 16, 3, padding=1)
+        self.second = torch.nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.second(torch.relu(self.first(x))))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_what_is_added_is_added_to_tiles(n: int, tiles: Any) -> None:
+    tiles(4)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(Residual(), torch.nn.MaxPool2d(2)).eval()
+    exe = mlcflow.compile(model, torch.randn(n, 16, 12, 12))
+    found = calls(exe, "kernels")
+    assert not [name for name in found if name.startswith("add")]
+    assert any(name.startswith("transform_add_select") for name in found)
+    x = torch.randn(n, 16, 12, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(exe(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_filters_are_not_copied_at_each_call(tiles: Any) -> None:
     tiles(4)
     exe = mlcflow.compile(torch.nn.Conv2d(64, 64, 3).eval(), torch.randn(1, 64, 30, 30))
