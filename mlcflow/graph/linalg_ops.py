@@ -70,9 +70,9 @@ def is_identity(affine_map: ir.AffineMap) -> bool:
     return affine_map == ir.AffineMap.get_identity(affine_map.n_dims, context=affine_map.context)
 
 
-def is_fill(op: ir.OpView | ir.Operation) -> bool:
+def is_fill(op: ir.OpView | ir.Operation | None) -> bool:
     """Whether ``op`` is ``linalg.fill``."""
-    return op.operation.name == "linalg.fill"
+    return op is not None and op.operation.name == "linalg.fill"
 
 
 def is_windowed(op: ir.OpView | ir.Operation) -> bool:

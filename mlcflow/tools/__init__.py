@@ -98,6 +98,8 @@ class Commands(click.Group):
             if logging.getLogger("mlcflow").isEnabledFor(logging.INFO):
                 raise
             raise Failure(str(error)) from error
+        except MemoryError as error:
+            raise Failure(f"out of memory{f': {error}' if str(error) else ''}") from error
         except OSError as error:
             if error.filename is None:  # a closed pipe is no failure of ours
                 raise

@@ -146,9 +146,17 @@ def write_arrays(files: tuple[str, ...], results: list[Any]) -> None:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """A result as a numpy array; a torch bfloat16 tensor as ml_dtypes' bfloat16."""
+    """A result as a numpy array; a torch bfloat16 tensor as ml_dtypes' bfloat16.
+
+    Raises ``MlcflowError`` for a tensor that is not in the memory of the processor.
+    """
     if not hasattr(value, "detach"):
         return np.asarray(value)
+    if value.device.type != "cpu":
+        raise MlcflowError(
+            f"expected a tensor on the CPU, got one of {list(value.shape)} on '{value.device}'; "
+            "move the model and its inputs: model.to('cpu')"
+        )
     if str(value.dtype) == "torch.bfloat16":
         import ml_dtypes
         import torch

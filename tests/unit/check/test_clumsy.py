@@ -60,6 +60,30 @@ def test_names_of_nothing(command: str, name: str, tmp_path: Path, monkeypatch) 
     assert result.exit_code == 2 and f"'{name}'" in result.output
 
 
+HUGE = ADD.replace("4xf32", "1000000x1000000x1000xf32")
+META = """
+import torch
+
+model = torch.nn.Linear(4, 4, device="meta")
+inputs = torch.ones(2, 4, device="meta")
+"""
+
+
+@pytest.mark.parametrize("command", ["verify", "bisect", "report"])
+def test_shapes_that_no_machine_holds(command: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("huge.mlir").write_text(HUGE)
+    result = CliRunner().invoke(main, [command, "huge.mlir"])
+    assert result.exit_code == 1 and "out of memory" in result.output
+
+
+def test_parameters_without_numbers(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("meta.py").write_text(META)
+    result = CliRunner().invoke(main, ["verify", "meta.py"])
+    assert result.exit_code == 1 and "expected a tensor on the CPU" in result.output
+
+
 ABORTS = """
 import os
 import torch
@@ -99,7 +123,7 @@ def start(*words: str, closed: int | None = None, **options) -> subprocess.Popen
 
 def test_standard_streams_that_are_closed(tmp_path: Path) -> None:
     (tmp_path / "add.mlir").write_text(ADD)
-    process = start("run", "add.mlir", "--pipeline=reference", cwd=tmp_path, closed=1)
+    process = start("run", "add.mlir", cwd=tmp_path, closed=1)
     _, errors = process.communicate()
     assert process.returncode == 0 and errors == ""
 
