@@ -25,8 +25,14 @@ def unary(d: Draft) -> bool:
 
 
 def activation(d: Draft) -> bool:
-    x = d.pick()
-    return x is not None and d.add(f"F.{d.one(ACTIVATIONS)}", x)
+    x, function = d.pick(), d.one(ACTIVATIONS)
+    if x is None:
+        return False
+    if function == "gelu":  # of infinity, PyTorch has two answers: one for whole vectors
+        if not d.add("torch.clamp", x, -1e4, 1e4):
+            return False
+        x = Ref(len(d.values) - 1)
+    return d.add(f"F.{function}", x)
 
 
 def binary(d: Draft) -> bool:
