@@ -142,7 +142,7 @@ def _rows(chain: _Chain, target: Target) -> int:
         bytes_ = 4 * planes * size * columns * (c + f)
         blocks = math.prod(images) * rows // size
         is_even = blocks % target.cores == 0 or blocks >= BLOCKS * target.cores
-        fits = bytes_ <= 2 * target.caches[1] and is_even
+        fits = bytes_ <= 2 * target.caches[1] and is_even and blocks > 1
         is_larger = size * columns >= ROWS and (not best or bytes_ <= target.caches[1] // 2)
         if rows % size == 0 and fits and is_larger:
             best = size
