@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mlcflow.gpu.memory import SHARED_BYTES
 from mlcflow.gpu.mma_form import GPU_FMA, NVGPU_MMA, NVGPU_MMA_TF32, ROWS
 from mlcflow.graph.attention import product_of
@@ -15,11 +17,12 @@ from mlcflow.schedule.rolling import Rows, read_rows
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
 
-QUERIES = 16
-"""Of a warp."""
 WARPS = 4
-KEYS = (64, 32, 16)
-"""Whose scores a warp keeps in registers, the best first."""
+TILES = ((32, 32), (16, 64), (16, 32), (16, 16))
+"""Queries and keys whose scores a warp keeps in registers, the best first: what it reads of K and V
+serves all of its queries."""
+WIDEST = 64
+"""Elements of a head up to which the registers of a warp suffice for 32 queries."""
 STAGES = 2
 """Tiles of K, and of V, in shared memory: one in use, one on its way."""
 WIDTHS = {"f16": 2, "bf16": 2, "f32": 4}
@@ -38,13 +41,13 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
         return None
     *heads, queries, _, _ = kernel.loops
     rows = read_rows(kernel.root, len(heads))
-    keys = 0 if isinstance(rows, str) else _keys(rows)
-    if isinstance(rows, str) or not keys or queries < ROWS or max([1, *heads]) > MOST_BLOCKS:
+    tile = None if isinstance(rows, str) else _tile(rows, math.prod(heads), target)
+    if isinstance(rows, str) or tile is None or max([1, *heads]) > MOST_BLOCKS:
         return None
+    own, keys = tile
     schedule = Schedule(kernel)
     values = next(name for name in schedule.blocks() if schedule.block(name) == rows.product)
-    tile = min(QUERIES * WARPS, queries - queries % ROWS)
-    blocks = _tile_queries(schedule, tile, len(heads))
+    blocks = _tile_queries(schedule, min(own * WARPS, queries - queries % own), len(heads))
     schedule.drop_unit_loops()
     held = [schedule.cache_read("root", 0)]
     schedule.rolling_update("root", keys)
@@ -54,7 +57,7 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
     bind_blocks(schedule, blocks)
     for block in held:
         row = next(loop for loop in schedule.loops(block) if loop.op is None)
-        warps, _ = schedule.split(row, [None, QUERIES])
+        warps, _ = schedule.split(row, [None, own])
         schedule.bind(warps, "thread.y")
     for product in ("root", values):
         kind = str(element_type(inputs(schedule.block(product))[0]))
@@ -63,16 +66,26 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
     return schedule
 
 
-def _keys(rows: Rows) -> int:
-    """How many keys at a time: so many that tiles of K and V fit; 0 if it is no such product."""
+def _tile(rows: Rows, heads: int, target: Target) -> tuple[int, int] | None:
+    """Queries of a warp, and keys at a time, so that tiles of K and V fit, and each multiprocessor
+    has a block; ``None`` if these are no such products.
+    """
     scores, values = product_of(rows.scores), product_of(rows.product)
     kinds = {str(element_type(v)) for op in (rows.scores, rows.product) for v in inputs(op)}
     if scores is None or values is None or len(kinds) != 1 or not kinds <= set(WIDTHS):
-        return 0
+        return None
     if scores.depth % ROWS or values.columns % ROWS:
-        return 0
-    row = (scores.depth + values.columns) * WIDTHS[kinds.pop()] * STAGES
-    return next((n for n in KEYS if n <= scores.columns and n * row <= SHARED_BYTES), 0)
+        return None
+    wide = WIDTHS[kinds.pop()]
+    row = (scores.depth + values.columns) * wide * STAGES
+    for queries, keys in TILES:
+        many = heads * (scores.rows // (queries * WARPS)) >= target.cores
+        is_small = max(scores.depth, values.columns) <= WIDEST and wide == 2
+        if queries > ROWS and not (many and is_small):
+            continue
+        if queries <= scores.rows and keys <= scores.columns and keys * row <= SHARED_BYTES:
+            return queries, keys
+    return None
 
 
 def _copy_tiles(schedule: Schedule, product: str) -> None:

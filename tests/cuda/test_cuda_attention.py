@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,6 +66,18 @@ def test_sizes(build, gpu, name, dtype):
     kernel, text = is_one_kernel(executable, gpu)
     assert ("mma.sync" in text) == (dtype != "float32") and "cp.async.cg" in text
     assert kernel.warps.conflicts == 0 or name == "widths_of_no_power_of_two"
+
+
+def test_a_warp_of_more_queries(build, gpu):
+    """Where there is a block for each multiprocessor, which reads of K and V half as often."""
+    q, k, v = (torch.randn(2, n, 32).half() for n in (128, 48, 48))
+    target = replace(Target.parse("cuda:sm_90"), cores=1)
+    executable = build(F.scaled_dot_product_attention, q, k, v, target=target)
+    result = executable(q, k, v).double()
+    kernel, text = is_one_kernel(executable, gpu)
+    assert text.count("mma.sync") == 2 * 2 * 4 * 2 and kernel.warps.conflicts == 0
+    exact = F.scaled_dot_product_attention(*(x.double() for x in (q, k, v)))
+    torch.testing.assert_close(result, exact, rtol=2e-3, atol=2e-3)
 
 
 def test_causal_masks_are_computed_where_they_are_needed(build, gpu):
@@ -133,8 +146,8 @@ def test_heads_as_they_lie(build, gpu):
 
 
 @pytest.mark.parametrize(
-    ("width", "causal", "registers"), [(32, False, 128), (64, False, 168), (64, True, 168),
-                                       (128, False, 255)],
+    ("width", "causal", "registers"), [(32, False, 168), (64, False, 208), (64, True, 224),
+                                       (128, False, 168)],
 )  # fmt: skip
 def test_what_a_large_kernel_takes(width, causal, registers):
     """Registers for everything that is not K or V; a barrier for each part of the keys."""
@@ -148,10 +161,11 @@ def test_what_a_large_kernel_takes(width, causal, registers):
     imported = import_model(model, (q, q.clone(), q.clone()))
     text = ptx.ptx_of(pipelines.build("cuda", target).run(imported.module, until="ptx")["ptx"])
     assert text.count(".entry") == 1 and ".local" not in text
-    keys = 64 if width < 128 else 32
-    assert text.count("mma.sync") == 2 * (keys // 8) * (width // 16)
+    queries, keys = (32, 32) if width < 128 else (16, 32)
+    assert text.count("mma.sync") == 2 * (queries // 16) * (keys // 8) * (width // 16)
     assert text.count("bar.sync") == 1 and text.count("cp.async.wait") == 1
-    assert text.count("ex2.approx") == 2 + keys // 2  # two rows, and their scores
+    # Of each row, of which a lane has one in 8, and of its scores, shared by four.
+    assert text.count("ex2.approx") == queries // 8 + queries * keys // 32
     if ptx.has_ptxas():
         (taken,) = ptx.assemble(text, target).values()
         assert taken.spills == 0 and taken.registers <= registers
