@@ -10,6 +10,7 @@ from mlcflow.graph.assertions import drop_needless_assertions, report_assertions
 from mlcflow.graph.bare_pointers import pass_bare_pointers
 from mlcflow.graph.divisions import guard_divisions
 from mlcflow.graph.dots import spell_out_dots
+from mlcflow.graph.expm1 import call_expm1
 from mlcflow.graph.floats import narrow_through_f32
 from mlcflow.graph.gathers import guard_gathers
 from mlcflow.graph.interface import normalize_interface, record_interface
@@ -130,7 +131,8 @@ def to_llvm(target: Target, *, fast_math: bool = False) -> tuple[Step, ...]:
             extra_types="f64",
             target_type="f32",
         ),
-        # log(1 + x) is no log1p of a small x: the C library has one.
+        # log(1 + x) is no log1p of a small x, and exp(x) - 1 no expm1: the C library has both.
+        call_expm1,
         Pass("convert-math-to-llvm", on="func.func", approximate_log1p=False),
         Pass("convert-math-to-libm"),
         Pass("arith-expand", on="func.func", include_bf16=True),

@@ -50,6 +50,15 @@ def test_log1p_of_what_is_small(dtype: torch.dtype, pipeline: str) -> None:
     torch.testing.assert_close(exe(x), torch.log1p(x), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_expm1_of_what_is_small(dtype: torch.dtype, pipeline: str) -> None:
+    """The reference lowering gave ``exp(x) - 1``, 0 for 1e-10."""
+    x = torch.tensor([1e-10, 1e-5, -1e-7, 5e-3, -math.inf], dtype=dtype)
+    exe = mlcflow.compile(torch.expm1, x, pipeline=pipeline)
+    rounding = 1e-2 if dtype is torch.bfloat16 else 1e-6
+    torch.testing.assert_close(exe(x), torch.expm1(x), rtol=rounding, atol=0)
+
+
 def test_groups_of_channels_that_a_reshape_joins(pipeline: str) -> None:
     """The reshape behind a grouped convolution was taken for the one that joins its groups."""
     weight, bias = torch.randn(16, 1, 1, 1), torch.randn(16)
