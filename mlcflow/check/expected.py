@@ -78,8 +78,9 @@ class _Runs:
     def __init__(
         self, text: str, parameters: Mapping[str, Any], opt_level: int, patience: float
     ) -> None:
-        self.exact = in_float64(text, parameters, opt_level)
-        self.narrow = load_reference(mlir.parse(text), parameters, opt_level)
+        module = mlir.parse(text)
+        self.exact = in_float64(module, parameters, opt_level)
+        self.narrow = load_reference(mlir.clone(module), parameters, opt_level)
         self.patience, self.slowest = patience, 0.0
         self.kept: list[int] = []
         self.rows: list[list[list]] = []

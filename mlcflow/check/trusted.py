@@ -51,26 +51,26 @@ def call(executable: Executable, arrays: Arrays) -> Arrays:
 
 
 def in_float64(
-    text: str, parameters: Mapping[str, Any], opt_level: int
+    module: ir.Module, parameters: Mapping[str, Any], opt_level: int
 ) -> Callable[[Arrays], Arrays]:
-    """The function that the program computes, with a result as :func:`call` has it, in float64.
+    """The function that the module computes, with a result as :func:`call` has it, in float64.
 
     Where an operation has no rule in float64, and from then on, the reference lowering of the
-    program with all types widened takes the place of whole arrays of numpy.
+    module with all types widened takes the place of whole arrays of numpy.
     """
-    module = spell_out(mlir.parse(text))
+    spelled = spell_out(module)
     lowered: list[Executable] = []
 
     def run(arrays: Arrays) -> Arrays:
         if not lowered:
             try:
-                main = functions(module)["main"]
+                main = functions(spelled)["main"]
                 with np.errstate(all="ignore"):
                     numbers = evaluate(main, arguments(main, parameters, arrays))
                 found = results_of(main, numbers, "output", "mutates")
                 return [wide_array(number.value) for number in found]
             except Unsupported:
-                wide = mlir.parse(text)
+                wide = mlir.clone(module)
                 widen(wide)
                 big = {name: wide_array(value) for name, value in parameters.items()}
                 lowered.append(load_reference(wide, big, opt_level))

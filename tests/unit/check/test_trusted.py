@@ -68,7 +68,7 @@ def test_float64_is_what_the_reference_rounds(name: str) -> None:
     text, parameters = imported_text(model, x)
     array = as_array(x)
     narrow = call(load_reference(mlir.parse(text), parameters, 0), [array])
-    exact = in_float64(text, parameters, 0)([array])
+    exact = in_float64(mlir.parse(text), parameters, 0)([array])
     assert [e.shape for e in exact] == [n.shape for n in narrow]
     for e, n in zip(exact, narrow, strict=True):
         if n.dtype.kind in "iub":
