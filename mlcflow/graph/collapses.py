@@ -12,6 +12,7 @@ from mlcflow.graph.linalg_ops import (
     is_elementwise,
     is_generic,
     owner,
+    payload,
 )
 from mlcflow.mlir import ir, tensor, walk
 
@@ -24,11 +25,24 @@ def collapse_first(module: ir.Module) -> None:
     for op in reversed(walk(module.operation)):
         while isinstance(op, tensor.CollapseShapeOp):
             copy = owner(op.src)
-            if copy is None or not is_generic(copy) or not is_elementwise(copy):
-                break
-            if len(inputs(copy)) != 1 or captured(copy) or len(list(copy.results[0].uses)) > 1:
+            if copy is None or not _is_converter(copy):
                 break
             op = _swap(op, copy)
+
+
+def _is_converter(op: ir.OpView) -> bool:
+    """Whether ``op`` makes each element of one of its input, and serves one reader."""
+    if not is_generic(op) or not is_elementwise(op) or len(inputs(op)) != 1:
+        return False
+    names = [inner.operation.name for inner in payload(op)]
+    start = op.regions[0].blocks[0].arguments[1]
+    return (
+        len(op.results) == 1
+        and len(list(op.results[0].uses)) == 1
+        and "linalg.index" not in names
+        and not list(start.uses)
+        and not captured(op)
+    )
 
 
 def _swap(collapse: tensor.CollapseShapeOp, copy: ir.OpView) -> ir.OpView | None:
