@@ -3,12 +3,12 @@
 import math
 
 from mlcflow.dialects.schedule.dialect import Erase, ScheduleDialect, attach
+from mlcflow.graph.diagonal import diagonal
 from mlcflow.graph.generic import dims, generic
 from mlcflow.graph.kernel import loop_extents
 from mlcflow.graph.linalg_ops import indexing_maps, inputs, outputs, payload
 from mlcflow.mlir import affine, arith, ext, ir, linalg, scf, tensor, transform, walk
 from mlcflow.mlir import math as math_dialect
-from mlcflow.schedule.causal import diagonal
 from mlcflow.schedule.labels import KIND, LOOP, OF
 from mlcflow.schedule.rolling import Rows, filled_with, read_rows
 

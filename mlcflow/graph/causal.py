@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 
+from mlcflow.graph.diagonal import diagonal
 from mlcflow.graph.kernel import loop_extents
-from mlcflow.graph.linalg_ops import is_elementwise, is_generic, owner, payload
+from mlcflow.graph.linalg_ops import is_elementwise, is_generic, owner
 from mlcflow.graph.outline import kernels
 from mlcflow.mlir import affine, arith, func, ir, linalg, scf, vector, walk
 
 CAUSAL = "mlcflow.causal"
-HIDDEN = -1e30
-"""What is added to the score of a key that is not seen, or less: its power is 0."""
 
 FEWEST = 4
 """Times that the steps over the keys fit into them, so that there is something to skip."""
@@ -24,7 +23,7 @@ def note_causal(function: func.FuncOp) -> None:
     loop of the kernel may be as long as the keys, by which their loops are known later.
     """
     for op in walk(function):
-        if is_generic(op) and is_elementwise(op) and _hides_later_keys(op):
+        if is_generic(op) and is_elementwise(op) and diagonal(op) == 0:
             *_, queries, keys = loop_extents(op)
             scores, values = (loop_extents(each) for each in walk(function) if _is_product(each))
             if keys not in (scores[-1], values[-2]):
@@ -34,59 +33,6 @@ def note_causal(function: func.FuncOp) -> None:
 
 def _is_product(op: ir.OpView) -> bool:
     return op.operation.name.startswith("linalg.") and linalg.isa_contraction_op(op.operation)
-
-
-def _hides_later_keys(op: ir.OpView) -> bool:
-    for select in payload(op):
-        if not isinstance(select, arith.SelectOp):
-            continue
-        condition = owner(select.condition)
-        if not isinstance(condition, arith.CmpIOp):
-            continue
-        order, keys = _order(condition), len(loop_extents(op)) - 1
-        if order is None or set(order[1:]) != {keys, keys - 1}:
-            continue
-        # As a comparison of the position of the query with that of the key.
-        sign = order[0] if order[1] == keys - 1 else {"ge": "le", "gt": "lt"}.get(order[0], "")
-        sign = sign or {"le": "ge", "lt": "gt"}[order[0]]
-        hidden = {"ge": select.false_value, "lt": select.true_value}.get(sign)
-        if hidden is not None and _is_hidden(hidden) and _reaches_result(select, op):
-            return True
-    return False
-
-
-def _order(compare: arith.CmpIOp) -> tuple[str, int, int] | None:
-    """The sign of a comparison of two loops, and their numbers."""
-    name = arith.CmpIPredicate(ir.IntegerAttr(compare.attributes["predicate"]).value).name
-    left, right = (_loop(value) for value in (compare.lhs, compare.rhs))
-    if left is None or right is None or name[1:] not in ("ge", "gt", "le", "lt"):
-        return None
-    return name[1:], left, right
-
-
-def _loop(value: ir.Value) -> int | None:
-    op = owner(value)
-    if isinstance(op, arith.IndexCastOp):
-        return _loop(op.operands[0])
-    return ir.IntegerAttr(op.attributes["dim"]).value if isinstance(op, linalg.IndexOp) else None
-
-
-def _is_hidden(value: ir.Value) -> bool:
-    op = owner(value)
-    return isinstance(op, arith.ConstantOp) and float(op.literal_value) <= HIDDEN
-
-
-def _reaches_result(select: arith.SelectOp, op: ir.OpView) -> bool:
-    """Whether what ``select`` gives is the result, or added to what is."""
-    block = op.operation.regions[0].blocks[0]
-    value = select.result
-    last = block.operations[len(block.operations) - 1].operands[0]
-    while value != last:
-        users = [use.owner.opview for use in value.uses]
-        if len(users) != 1 or not isinstance(users[0], arith.AddFOp):
-            return False
-        value = users[0].result
-    return True
 
 
 def skip_hidden_keys(module: ir.Module) -> None:
