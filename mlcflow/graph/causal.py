@@ -45,15 +45,23 @@ def skip_hidden_keys(module: ir.Module) -> None:
         if CAUSAL not in function.operation.attributes:
             continue
         extents = [ir.IntegerAttr(e).value for e in function.operation.attributes[CAUSAL]]
+        products = _products(function)
         for loop in walk(function):
-            if isinstance(loop, scf.ForOp) and _goes_over_queries(loop, extents[0]):
+            if isinstance(loop, scf.ForOp) and _goes_over_queries(loop, extents[0], products):
                 _skip(loop, *extents)
 
 
-def _goes_over_queries(loop: scf.ForOp, queries: int) -> bool:
-    """Whether ``loop`` goes over blocks of queries; heads, perhaps as many, go one by one."""
-    has_products = any(isinstance(op, vector.ContractionOp) for op in walk(loop))
-    return has_products and _constant(loop.upperBound) == queries and _constant(loop.step) != 1
+def _goes_over_queries(loop: scf.ForOp, queries: int, products: int) -> bool:
+    """Whether ``loop`` goes over blocks of queries.
+
+    It holds all products; so do loops over heads, but these go one by one.
+    """
+    extent, step = _constant(loop.upperBound), _constant(loop.step)
+    return (extent, _products(loop)) == (queries, products) and step != 1
+
+
+def _products(op: ir.OpView) -> int:
+    return sum(isinstance(inner, vector.ContractionOp) for inner in walk(op))
 
 
 def _skip(loop: scf.ForOp, queries: int, keys: int) -> None:

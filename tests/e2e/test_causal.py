@@ -91,6 +91,7 @@ def test_other_masks_are_applied_to_all_keys(mask: str) -> None:
         ((500, 500), 2, 32),  # keys that the steps do not divide
         ((64, 64), 2, 32),  # too few keys
         ((256, 256), 2, 256),  # rows of V as long as there are keys
+        ((48, 48), 1, 24),  # all queries in one block
     ],
 )
 def test_where_nothing_is_skipped(sizes: tuple[int, int], heads: int, depth: int) -> None:
@@ -105,6 +106,12 @@ def test_as_many_heads_as_queries() -> None:
 @given(m=st.integers(8, 400), n=st.integers(1, 10), depth=st.sampled_from([8, 20, 64]))
 def test_any_number_of_queries(m: int, n: int, depth: int) -> None:
     agrees(m, 64 * n, None, depth=depth)
+
+
+@settings(max_examples=8)
+@given(n=st.integers(8, 400), heads=st.integers(1, 3), depth=st.integers(3, 64))
+def test_as_many_queries_as_keys(n: int, heads: int, depth: int) -> None:
+    agrees(n, n, None, heads, depth)
 
 
 def test_keys_behind_the_last_query_may_be_nan() -> None:
