@@ -258,6 +258,13 @@ def _outcome(
     raise error from trace
 
 
+# Native code that gets no memory throws, or goes on with a null pointer.
+_HINTS = {
+    "SIGKILL": ", as it is when the machine has no memory left",
+    "SIGSEGV": " (with its limit of {:.3g} GiB of memory)",
+}
+
+
 def _how(status: int, late: bool, output: str, limits: Limits) -> str:
     if late:
         return f"was not done within {limits.seconds:g} s"
@@ -269,8 +276,7 @@ def _how(status: int, late: bool, output: str, limits: Limits) -> str:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
-    hint = ", as it is when the machine has no memory left" if name == "SIGKILL" else ""
-    return f"was ended by {name}{hint}"
+    return f"was ended by {name}{_HINTS.get(name, '').format(limits.bytes / 2**30)}"
 
 
 def _out_of_memory(limits: Limits) -> str:

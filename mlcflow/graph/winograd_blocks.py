@@ -88,6 +88,8 @@ def _chain(call: func.CallOp, found: Mapping[str, Kernel]) -> _Chain | None:
         read = found.get(read_call.callee.value) if read_call else None
         if read_call is None or read is None or len(read.blocks) != 1:
             continue
+        if len(read.function.arguments) != 2:
+            continue  # the image comes in pieces, as it does where it has no border
         chain = _Chain((read_call, product_call, call), read, product, write, number)
         depth, row = len(read.loops), chain.row
         is_tiled = depth == len(write.loops) and depth in (5, 6)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from model_ir import calls, count, kernel_rules
 
@@ -65,6 +65,9 @@ def test_the_matrices_give_the_convolution(tile: int) -> None:
     width=st.integers(1, 15), into=st.sampled_from([2, 3, 16, 20]),
     out=st.sampled_from([2, 8, 16, 33]), padding=st.integers(0, 2),
     epilogue=st.sampled_from(["", "relu", "residual"]), by_blocks=st.booleans(),
+)  # fmt: skip
+@example(
+    tile=4, n=1, height=10, width=10, into=16, out=16, padding=0, epilogue="", by_blocks=True,
 )  # fmt: skip
 def test_any_size_is_right(
     tile: int, n: int, height: int, width: int, into: int, out: int, padding: int, epilogue: str,
