@@ -36,7 +36,7 @@ def identity(program: torch.export.ExportedProgram) -> str:
         return ""
     try:
         lines = [*_graph(program.graph_module), str(signature), str(program.range_constraints)]
-    except (_Unknown, RuntimeError, NotImplementedError):  # a tensor of another kind
+    except _Unknown:
         return ""
     return "\n".join([*lines, str(program.call_spec.in_spec), str(program.call_spec.out_spec)])
 
@@ -86,9 +86,7 @@ def _value(value: Any) -> str:
     if isinstance(value, torch.fx.Node):
         return f"%{value.name}"
     if isinstance(value, torch.Tensor):
-        facts = [value.dtype, value.device, value.layout, value.is_conj(), value.is_neg()]
-        strides = value.stride() if value.layout is torch.strided else ()
-        return f"tensor({tuple(map(str, value.shape))}, {tuple(map(str, strides))}, {facts})"
+        return _tensor(value)
     if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
         return f"symbol({value})"
     if isinstance(value, tuple | list):
@@ -102,3 +100,14 @@ def _value(value: Any) -> str:
     if isinstance(value, _PLAIN):
         return f"{type(value).__name__} {value!r}"
     raise _Unknown(value)
+
+
+def _tensor(value: torch.Tensor) -> str:
+    """The type of a tensor. Those of other kinds, such as nested ones, lack some of these facts."""
+    try:
+        facts = [value.dtype, value.device, value.layout, value.is_conj(), value.is_neg()]
+        strides = value.stride() if value.layout is torch.strided else ()
+        shape = tuple(map(str, value.shape))
+    except (RuntimeError, NotImplementedError) as error:
+        raise _Unknown(value) from error
+    return f"tensor({shape}, {tuple(map(str, strides))}, {facts})"

@@ -17,6 +17,7 @@ from mlcflow.graph.linalg_ops import (
     has_assertion,
     indexing_maps,
     inputs,
+    is_contraction,
     is_copy,
     is_elementwise,
     is_fill,
@@ -27,10 +28,10 @@ from mlcflow.graph.linalg_ops import (
     payload,
 )
 from mlcflow.graph.narrow_factors import PRODUCTS
-from mlcflow.graph.outline import outline
+from mlcflow.graph.outline import graphs, outline
 from mlcflow.graph.rows import BYTES, row_chain
 from mlcflow.graph.same_operation import element_type
-from mlcflow.mlir import func, ir, linalg
+from mlcflow.mlir import ir
 
 _PAYLOAD = ("arith.", "math.", "linalg.index")
 """What is done to scores, which may depend on where they are."""
@@ -56,10 +57,7 @@ def make_kernels(module: ir.Module, suits: Suits) -> None:
     ``suits`` chooses.
     """
     symbols = ir.SymbolTable(module.operation)
-    for function in list(module.body.operations):
-        is_graph = isinstance(function, func.FuncOp) and "mlcflow.kernel" not in function.attributes
-        if not is_graph or function.is_external:
-            continue
+    for function in graphs(module):
         for block in function.regions[0].blocks:
             found = [_group(op, suits) for op in block.operations if _is_product(op)]
             for group in filter(None, found):
@@ -93,8 +91,7 @@ def product_of(op: ir.OpView) -> Product | None:
 
 
 def _is_product(op: ir.OpView) -> bool:
-    is_one = op.operation.name.startswith("linalg.") and len(op.operation.results) == 1
-    return is_one and linalg.isa_contraction_op(op.operation) and len(inputs(op)) == 2
+    return is_contraction(op) and len(op.operation.results) == 1 and len(inputs(op)) == 2
 
 
 def _is_of_f32(scores: Product, values: Product, kind: str) -> bool:

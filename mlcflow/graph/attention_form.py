@@ -11,6 +11,7 @@ from mlcflow.graph.generic import dims, generic
 from mlcflow.graph.linalg_ops import (
     indexing_maps,
     inputs,
+    is_contraction,
     is_copy,
     is_elementwise,
     is_fill,
@@ -46,18 +47,14 @@ def arrange(function: func.FuncOp) -> None:
             "arith.subf", "math.exp",
         ]:  # fmt: skip
             _use_powers_of_two(op)
-    _divide_last([op for op in walk(function) if _is_contraction(op)][-1])
+    _divide_last([op for op in walk(function) if is_contraction(op)][-1])
     _drop_unused(function)
-
-
-def _is_contraction(op: ir.OpView) -> bool:
-    return op.operation.name.startswith("linalg.") and linalg.isa_contraction_op(op.operation)
 
 
 def _read_in_place(function: func.FuncOp) -> None:
     """Let the products read the sources of transposes."""
     for op in walk(function):
-        if not _is_contraction(op):
+        if not is_contraction(op):
             continue
         maps, read = indexing_maps(op), list(inputs(op))
         for number, value in enumerate(inputs(op)):
@@ -160,7 +157,7 @@ def _positive_factor(op: ir.OpView) -> float:
     """The constant above 0 that ``op`` multiplies scores by; 0 if it does something else."""
     body = payload(op) if is_elementwise(op) and len(inputs(op)) == 1 else []
     product = owner(inputs(op)[0]) if body else None
-    if product is None or not _is_contraction(product) or len(body) != 1:
+    if product is None or not is_contraction(product) or len(body) != 1:
         return 0.0
     constant = owner(body[0].operands[1]) if body[0].operation.name == "arith.mulf" else None
     if constant is None or constant.operation.name != "arith.constant":

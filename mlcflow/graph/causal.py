@@ -6,9 +6,9 @@ import math
 
 from mlcflow.graph.diagonal import diagonal
 from mlcflow.graph.kernel import loop_extents
-from mlcflow.graph.linalg_ops import is_elementwise, is_generic, owner
+from mlcflow.graph.linalg_ops import is_contraction, is_elementwise, is_generic, owner
 from mlcflow.graph.outline import kernels
-from mlcflow.mlir import affine, arith, func, ir, linalg, scf, vector, walk
+from mlcflow.mlir import affine, arith, func, ir, scf, vector, walk
 
 CAUSAL = "mlcflow.causal"
 
@@ -25,14 +25,10 @@ def note_causal(function: func.FuncOp) -> None:
     for op in walk(function):
         if is_generic(op) and is_elementwise(op) and diagonal(op) == 0:
             *_, queries, keys = loop_extents(op)
-            scores, values = (loop_extents(each) for each in walk(function) if _is_product(each))
+            scores, values = (loop_extents(each) for each in walk(function) if is_contraction(each))
             if keys not in (scores[-1], values[-2]):
                 numbers = [ir.IntegerAttr.get(ir.IndexType.get(), n) for n in (queries, keys)]
                 function.operation.attributes[CAUSAL] = ir.ArrayAttr.get(numbers)
-
-
-def _is_product(op: ir.OpView) -> bool:
-    return op.operation.name.startswith("linalg.") and linalg.isa_contraction_op(op.operation)
 
 
 def skip_hidden_keys(module: ir.Module) -> None:

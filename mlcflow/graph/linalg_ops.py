@@ -57,6 +57,11 @@ def inputs(op: ir.OpView | ir.Operation) -> list[ir.Value]:
     return operands[: len(operands) - len(op.operation.results)]
 
 
+def is_contraction(op: ir.OpView) -> bool:
+    """Whether ``op``, of any dialect, is a linalg operation that sums products."""
+    return is_linalg(op) and linalg.isa_contraction_op(op.operation)
+
+
 def is_elementwise(op: ir.OpView | ir.Operation) -> bool:
     """A generic whose loops are all parallel and whose results are written in loop order."""
     if not is_generic(op) or "reduction" in iterators(op):

@@ -203,6 +203,17 @@ def _start_from(place: ir.Value, value: ir.Value) -> None:
         start.operation.operands[1] = place
 
 
+def graphs(module: ir.Module) -> list[func.FuncOp]:
+    """The functions with a body that are no kernels: what kernels are cut out of."""
+    return [
+        op
+        for op in module.body.operations
+        if isinstance(op, func.FuncOp)
+        and "mlcflow.kernel" not in op.attributes
+        and not op.is_external
+    ]
+
+
 def kernels(module: ir.Module) -> list[func.FuncOp]:
     """The functions that hold one kernel each."""
     return [

@@ -25,8 +25,8 @@ from mlcflow.graph.linalg_ops import (
     payload,
 )
 from mlcflow.graph.naming import kernel_name
-from mlcflow.graph.outline import outline
-from mlcflow.mlir import func, ir, linalg
+from mlcflow.graph.outline import graphs, outline
+from mlcflow.mlir import ir, linalg
 
 CHEAP_PAYLOAD = 2
 """An elementwise operation of one input and at most so many scalar operations is computed again
@@ -41,10 +41,8 @@ def partition(module: ir.Module) -> None:
     ``duplicate-function-elimination`` then merges equal ones.
     """
     symbols = ir.SymbolTable(module.operation)
-    for function in list(module.body.operations):
-        is_graph = isinstance(function, func.FuncOp) and "mlcflow.kernel" not in function.attributes
-        if is_graph and not function.is_external:
-            _partition_region(function.regions[0], symbols)
+    for function in graphs(module):
+        _partition_region(function.regions[0], symbols)
 
 
 def _partition_region(region: ir.Region, symbols: ir.SymbolTable) -> None:

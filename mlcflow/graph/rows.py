@@ -27,9 +27,9 @@ from mlcflow.graph.linalg_ops import (
     payload,
 )
 from mlcflow.graph.naming import kernel_name
-from mlcflow.graph.outline import outline
+from mlcflow.graph.outline import graphs, outline
 from mlcflow.graph.powers import use_powers_of_two
-from mlcflow.mlir import func, ir, linalg
+from mlcflow.mlir import ir, linalg
 
 BYTES = ("f16", "bf16", "f32", "f64", "i8", "i16", "i32", "i64")
 """Elements that vectors hold as memory does."""
@@ -42,10 +42,7 @@ def partition_rows(module: ir.Module) -> None:
     matrix product before the first reduction stays with the product.
     """
     symbols = ir.SymbolTable(module.operation)
-    for function in list(module.body.operations):
-        is_graph = isinstance(function, func.FuncOp) and "mlcflow.kernel" not in function.attributes
-        if not is_graph or function.is_external:
-            continue
+    for function in graphs(module):
         for block in function.regions[0].blocks:
             for group in _groups(block):
                 kernel = outline(group, kernel_name(group), symbols)

@@ -18,7 +18,8 @@ def choose_larger(module: ir.Module) -> None:
 def _is_loose(op: ir.OpView) -> bool:
     """Whether ``op`` is a maximum that is noted to be ``ANY_IF_NAN``, or reduces such ones."""
     if isinstance(op, vector.ReductionOp):
-        return _maker(op.vector) is not None and "maximumf" in str(op.kind)
+        largest = ir.Attribute.parse("#vector.kind<maximumf>", op.context)
+        return op.kind == largest and _maker(op.vector) is not None
     return ANY_IF_NAN in op.operation.attributes
 
 
