@@ -113,17 +113,22 @@ def images(*, fast_math: bool) -> tuple[Step, ...]:
     )
 
 
-def fold_shapes() -> tuple[Step, ...]:
-    """Operations without loops of one iteration, and without transposes that they can read."""
+def fold_shapes(
+    units: Step = generalize_unit_products, transposes: Step = fold_transposes
+) -> tuple[Step, ...]:
+    """Operations without loops of one iteration, and without transposes that they can read.
+
+    ``units``: what prepares products for the former; ``transposes``: does the latter.
+    """
     return (
         generalize_movement,
-        generalize_unit_products,
+        units,
         # Loops of one iteration hide what an operation is: a row is no matrix.
         Pass("linalg-fold-unit-extent-dims"),
         drop_unused_results,
         sink_expansions,
         compute_positions,
-        fold_transposes,
+        transposes,
         Pass("canonicalize"),
         Pass("cse"),
     )

@@ -25,15 +25,13 @@ from mlcflow.graph.interface import record_interface
 from mlcflow.graph.memory import plan_memory
 from mlcflow.graph.narrow_factors import narrow_factors
 from mlcflow.graph.outline import write_destinations
-from mlcflow.graph.positions import compute_positions
-from mlcflow.graph.reshapes import sink_expansions
 from mlcflow.graph.results import copy_without_runtime
 from mlcflow.graph.rows import partition_rows
-from mlcflow.graph.unused_results import drop_unused_results
+from mlcflow.graph.unit_loops import drop_unit_batches
 from mlcflow.llvm_target import keep_kernels_apart
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Pipeline, Stage, Step
-from mlcflow.pipelines.cpu import cut, generalize_movement, images
+from mlcflow.pipelines.cpu import cut, fold_shapes, images
 from mlcflow.pipelines.reference import bufferize, tidy
 from mlcflow.pipelines.schedules import cuda_rules
 from mlcflow.schedule.lower_vectors import lower_vectors
@@ -62,14 +60,7 @@ def pipeline(target: Target, *, fast_math: bool = True, precision: str = "exact"
                 *tidy(),
                 narrow_factors(target),
                 *images(fast_math=fast_math),
-                generalize_movement,
-                Pass("linalg-fold-unit-extent-dims"),
-                drop_unused_results,
-                sink_expansions,
-                compute_positions,
-                collapse_first,
-                Pass("canonicalize"),
-                Pass("cse"),
+                *fold_shapes(drop_unit_batches, collapse_first),
             ),
             Stage(
                 "kernels",

@@ -54,7 +54,7 @@ def _sink(op: ir.OpView) -> None:
         return
     with ir.InsertionPoint(op), op.location:
         operands = [
-            _collapse(value, merge[0])
+            collapse(value, merge[0])
             for value, merge in zip(op.operation.operands, merges, strict=True)
             if merge is not None
         ]
@@ -140,8 +140,8 @@ def _merge(
     return merged, loops
 
 
-def _collapse(value: ir.Value, merged: Groups) -> ir.Value:
-    """``value`` with each list of dimensions in ``merged`` made one."""
+def collapse(value: ir.Value, merged: Groups) -> ir.Value:
+    """``value``, of known shape, with each list of dimensions in ``merged`` made one."""
     kind = ir.RankedTensorType(value.type)
     if len(merged) == kind.rank:
         return value
@@ -153,5 +153,5 @@ def _collapse(value: ir.Value, merged: Groups) -> ir.Value:
     if is_empty(producer):
         return tensor.empty(shape, kind.element_type)
     if producer is not None and is_fill(producer):
-        return linalg.fill(inputs(producer)[0], outs=[_collapse(outputs(producer)[0], merged)])
+        return linalg.fill(inputs(producer)[0], outs=[collapse(outputs(producer)[0], merged)])
     return tensor.collapse_shape(ir.RankedTensorType.get(shape, kind.element_type), value, merged)

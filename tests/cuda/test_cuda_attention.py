@@ -30,11 +30,11 @@ CASES += [("lengths_that_do_not_divide", kind) for kind in ("bfloat16", "float32
 CASES += [("wide_heads", "float32")]
 
 
-def attention(build, sizes, dtype, *masks, causal=False):
+def attention(build, sizes, dtype, *masks, causal=False, batch=(2,)):
     """Compile and run; the executable, what it gave, and the bound it had to keep."""
     heads, rows, keys, width, columns = sizes
     torch.manual_seed(0)
-    shapes = [(2, heads, rows, width), (2, heads, keys, width), (2, heads, keys, columns)]
+    shapes = [(*batch, heads, *size) for size in ((rows, width), (keys, width), (keys, columns))]
     kind = torch.float32 if dtype == "tf32" else getattr(torch, dtype)
     inputs = [torch.randn(shape).to(kind) for shape in shapes]
 
@@ -84,6 +84,18 @@ def test_causal_masks_are_computed_where_they_are_needed(build, gpu):
     executable, _ = attention(build, (1, 40, 40, 32, 32), "bfloat16", causal=True)
     kernel, _ = is_one_kernel(executable, gpu)
     assert len(kernel.kinds) == 4  # three inputs and the result
+
+
+@pytest.mark.parametrize("batch", [(), (1,)])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_one_head(build, gpu, batch, dtype):
+    """Which is no batch of products."""
+    mask = torch.rand(21, 90) > 0.3
+    is_causal = dtype == "float32"
+    masks = [] if is_causal else [mask]
+    executable, _ = attention(build, (1, 21, 90, 16, 32), dtype, *masks, batch=batch,
+                              causal=is_causal)  # fmt: skip
+    assert "attention" in rules(executable) and len(gpu.kernels) <= 2
 
 
 def test_keys_behind_the_last_query_are_left_out(build):
