@@ -38,6 +38,7 @@ attribute                  on                    meaning
 ``mlcflow.constant``       argument              name of a constant array, see ``mlcflow.constants``
 ``mlcflow.constants``      module                constant arrays that host code passes to kernels
 ``mlcflow.gpu_kernels``    module                names of the kernels, by the numbers of host code
+``mlcflow.gpu_shared``     module                bytes of shared memory that each gets by its launch
 =========================  ====================  ===============================================
 """
 

@@ -14,6 +14,7 @@ from mlcflow.gpu.device_memory import (
     separate_tiles,
     sink_constants,
 )
+from mlcflow.gpu.dynamic_memory import declare_dynamic_memory, share_dynamically
 from mlcflow.gpu.host_calls import call_driver, link_driver
 from mlcflow.gpu.launch import map_to_launches
 from mlcflow.gpu.lower import lower_all_reduce, name_kernels, to_nvvm
@@ -78,8 +79,8 @@ def pipeline(target: Target, *, fast_math: bool = True, precision: str = "exact"
             ),
             Stage("vectors", lower_vectors),
             Stage("launch", *launch()),
-            Stage("outline", *outline()),
-            Stage("nvvm", *to_nvvm(fast_math=fast_math)),
+            Stage("outline", *outline(target)),
+            Stage("nvvm", *to_nvvm(fast_math=fast_math), declare_dynamic_memory),
             Stage("ptx", kernels_to_ptx(target)),
             Stage("llvm", call_driver, *host_to_llvm(), link_driver),
         ),
@@ -135,7 +136,7 @@ def host_to_llvm() -> tuple[Step, ...]:
     )
 
 
-def outline() -> tuple[Step, ...]:
+def outline(target: Target) -> tuple[Step, ...]:
     """Each launch as a function of its own, which takes nothing that it can compute."""
     return (
         Pass("gpu-launch-sink-index-computations", on="func.func"),
@@ -143,5 +144,6 @@ def outline() -> tuple[Step, ...]:
         name_kernels,
         lower_all_reduce,
         mark_distinct_arguments,
+        share_dynamically(target),
         Pass("canonicalize"),
     )

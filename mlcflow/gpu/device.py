@@ -13,7 +13,7 @@ import numpy as np
 from mlcflow.errors import ExecutionError, MlcflowError, unknown_name
 from mlcflow.gpu.device_memory import CONSTANTS
 from mlcflow.gpu.driver import Driver
-from mlcflow.gpu.host_calls import KERNELS
+from mlcflow.gpu.host_calls import shared_of
 from mlcflow.gpu.ptx import ptx_of
 from mlcflow.mlir import clone, gpu, ir
 from mlcflow.runtime.frame import address
@@ -71,7 +71,8 @@ class Kernels:
 
     def __init__(self, driver: Driver, module: ir.Module) -> None:
         self._driver = driver
-        self.names = [ir.StringAttr(a).value for a in _list(module, KERNELS)]
+        shared = shared_of(module)
+        self.names = list(shared)
         self.ptx = ptx = ptx_of(module)
         if self.names and not ptx:
             raise ExecutionError("the module launches kernels, and holds no PTX for them")
@@ -82,7 +83,9 @@ class Kernels:
             handle = driver.load_module(ptx)
             weakref.finalize(self, driver.unload_module, handle).atexit = False
             for number, name in enumerate(self.names):
-                self._table[FIRST + number] = driver.find_kernel(handle, name)
+                kernel = self._table[FIRST + number] = driver.find_kernel(handle, name)
+                if shared[name]:
+                    driver.allow_shared_memory(kernel, shared[name])
 
     def bind(self, entry: Callable[[int], None]) -> None:
         """Hand the table to the host code, by its function ``mlcflow_gpu_bind``."""
@@ -111,11 +114,6 @@ class Kernels:
             number = ctypes.c_int64(self._table[_KERNEL]).value
             what = f"kernel '{self.names[number]}'" if number >= 0 else "memory of the device"
             raise ExecutionError(f"{what}: {self._driver.describe(code)}")
-
-
-def _list(module: ir.Module, key: str) -> list[ir.Attribute]:
-    attributes = module.operation.attributes
-    return list(ir.ArrayAttr(attributes[key])) if key in attributes else []
 
 
 def upload_constants(driver: Driver, module: ir.Module) -> dict[str, DeviceMemory]:

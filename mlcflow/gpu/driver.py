@@ -17,8 +17,9 @@ LIBRARIES = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "li
 FUNCTIONS = (
     "cuInit", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetAttribute",
     "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuModuleLoadDataEx", "cuModuleUnload",
-    "cuModuleGetFunction", "cuMemAlloc_v2", "cuMemFree_v2", "cuMemcpyHtoDAsync_v2",
-    "cuMemcpyDtoHAsync_v2", "cuMemcpyDtoDAsync_v2", "cuMemsetD8Async", "cuLaunchKernel",
+    "cuModuleGetFunction", "cuFuncSetAttribute", "cuMemAlloc_v2", "cuMemFree_v2",
+    "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemcpyDtoDAsync_v2", "cuMemsetD8Async",
+    "cuLaunchKernel",
     "cuMemAllocAsync", "cuMemFreeAsync", "cuStreamCreate", "cuStreamDestroy_v2",
     "cuStreamSynchronize", "cuStreamBeginCapture_v2", "cuStreamEndCapture",
     "cuGraphInstantiateWithFlags", "cuGraphLaunch", "cuGraphDestroy", "cuGraphExecDestroy",
@@ -29,6 +30,7 @@ FUNCTIONS = (
 
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76  # CUdevice_attribute
 _L2_BYTES, _SHARED_BYTES = 38, 97
+_MOST_DYNAMIC_SHARED_BYTES = 8  # CUfunction_attribute
 _NON_BLOCKING = 1  # CUstream_flags: does not wait for the default stream
 _RELAXED = 2  # CUstreamCaptureMode: other threads may go on
 _ERROR_LOG, _ERROR_LOG_BYTES = 5, 6  # CUjit_option
@@ -159,6 +161,15 @@ class Driver:
             ctypes.c_char_p(name.encode()),
         )
         return function.value or 0
+
+    def allow_shared_memory(self, kernel: int, nbytes: int) -> None:
+        """Let launches of a kernel bring up to so many bytes of shared memory for a block."""
+        self._call(
+            "cuFuncSetAttribute",
+            ctypes.c_void_p(kernel),
+            ctypes.c_int(_MOST_DYNAMIC_SHARED_BYTES),
+            ctypes.c_int(nbytes),
+        )
 
     def allocate(self, nbytes: int) -> int:
         """Memory on the device."""

@@ -47,14 +47,14 @@ module {
   }
 
   // The arguments of the kernel are %count words of 8 bytes at %words; the driver wants an array
-  // of their addresses. It ends in a null, by which a recorder knows how many there are.
+  // of their addresses. It ends in a null, by which a recorder knows how many there are. A block
+  // gets %shared bytes of memory beside what its kernel declares.
   llvm.func @mlcflow_gpu_launch(%kernel: i64, %gx: i64, %gy: i64, %gz: i64, %bx: i64, %by: i64,
-                                %bz: i64, %words: i64, %count: i64) {
+                                %bz: i64, %shared: i64, %words: i64, %count: i64) {
     %zero = llvm.mlir.constant(0 : i64) : i64
     %one = llvm.mlir.constant(1 : i64) : i64
     %five = llvm.mlir.constant(5 : i64) : i64
     %eight = llvm.mlir.constant(8 : i64) : i64
-    %shared = llvm.mlir.constant(0 : i32) : i32
     %extra = llvm.mlir.zero : !llvm.ptr
     %base = llvm.inttoptr %words : i64 to !llvm.ptr
     %slots = llvm.add %count, %one : i64
@@ -82,8 +82,9 @@ module {
     %bx32 = llvm.trunc %bx : i64 to i32
     %by32 = llvm.trunc %by : i64 to i32
     %bz32 = llvm.trunc %bz : i64 to i32
+    %shared32 = llvm.trunc %shared : i64 to i32
     %code = llvm.call %cuLaunchKernel(%function, %gx32, %gy32, %gz32, %bx32, %by32, %bz32,
-        %shared, %stream, %addresses, %extra)
+        %shared32, %stream, %addresses, %extra)
         : !llvm.ptr, (!llvm.ptr, i32, i32, i32, i32, i32, i32, i32, !llvm.ptr, !llvm.ptr,
                       !llvm.ptr) -> i32
     llvm.call @mlcflow_gpu_check(%code, %kernel) : (i32, i64) -> ()

@@ -8,13 +8,16 @@ from mlcflow.errors import LoweringError
 from mlcflow.gpu.lower import is_plain
 from mlcflow.gpu.ptx import kernel_of
 from mlcflow.mlir import arith, func, gpu, ir, llvm, memref, parse, walk
+from mlcflow.schedule.labels import constant
 
 KERNELS = "mlcflow.gpu_kernels"
 """The attribute of a module that lists its kernels, in the order of their numbers."""
+SHARED = "mlcflow.gpu_shared"
+"""Bytes of shared memory that each of them gets by its launch."""
 
 LAUNCH, READ = "mlcflow_gpu_launch", "mlcflow_gpu_read"
 BIND = "mlcflow_gpu_bind"
-_WORDS = 9  # arguments of LAUNCH
+_WORDS = 10  # arguments of LAUNCH
 _BITS = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16}
 
 
@@ -27,6 +30,8 @@ def call_driver(module: ir.Module) -> None:
     loads = [op for op in operations if isinstance(op, memref.LoadOp)]
     names = list(dict.fromkeys(kernel_of(op) for op in launches))
     module.operation.attributes[KERNELS] = ir.ArrayAttr.get([ir.StringAttr.get(n) for n in names])
+    shared = [max(_shared(op) for op in launches if kernel_of(op) == name) for name in names]
+    module.operation.attributes[SHARED] = ir.DenseI64ArrayAttr.get(shared)
     _declare(module)
     for load in loads:
         _read(load)
@@ -39,6 +44,15 @@ def call_driver(module: ir.Module) -> None:
 def has_kernels(module: ir.Module) -> bool:
     """Whether a module is host code with kernels for a device."""
     return KERNELS in module.operation.attributes
+
+
+def shared_of(module: ir.Module) -> dict[str, int]:
+    """The kernels of a module, by their numbers, and the shared memory that launches bring."""
+    attributes = module.operation.attributes
+    if KERNELS not in attributes:
+        return {}
+    names = [ir.StringAttr(name).value for name in ir.ArrayAttr(attributes[KERNELS])]
+    return dict(zip(names, ir.DenseI64ArrayAttr(attributes[SHARED]), strict=True))
 
 
 def _declare(module: ir.Module) -> None:
@@ -89,9 +103,24 @@ def _launch(op: gpu.LaunchFuncOp, number: int) -> None:
             memref.store(word, memory, [_constant(position)])
         sizes = [op.gridSizeX, op.gridSizeY, op.gridSizeZ]
         sizes += [op.blockSizeX, op.blockSizeY, op.blockSizeZ]
+        sizes.append(_constant(_shared(op)))
         arguments = [_constant(number), *sizes, _address(memory), _constant(len(words))]
         func.CallOp([], LAUNCH, arguments)
     op.operation.erase()
+
+
+def _shared(op: gpu.LaunchFuncOp) -> int:
+    """Bytes of shared memory that a block gets by its launch."""
+    if op.dynamicSharedMemorySize is None:
+        return 0
+    nbytes = constant(op.dynamicSharedMemorySize)
+    if nbytes is None:
+        raise LoweringError(
+            "a launch with shared memory: expected a size that is known at compile time",
+            op=str(op),
+            location=str(op.location),
+        )
+    return nbytes
 
 
 def _words(value: ir.Value, bare: bool) -> list[ir.Value]:

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
+_MOST_DYNAMIC_SHARED_BYTES = 8  # CUfunction_attribute
 _LIBRARIES = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so")
 
 
@@ -121,11 +122,14 @@ class Model:
             self._held[port["name"]] = address
         return address
 
-    def kernel(self, name: str) -> ctypes.c_uint64:
-        """The handle of a kernel."""
+    def kernel(self, name: str, shared: int) -> ctypes.c_uint64:
+        """The handle of a kernel whose launches bring so many bytes of shared memory."""
         function = ctypes.c_void_p()
         found = ctypes.byref(function), self._module, ctypes.c_char_p(name.encode())
         self._driver("cuModuleGetFunction", *found)
+        if shared:
+            number = ctypes.c_int(_MOST_DYNAMIC_SHARED_BYTES)
+            self._driver("cuFuncSetAttribute", function, number, ctypes.c_int(shared))
         return ctypes.c_uint64(function.value or 0)
 
     def __call__(self, *arrays: np.ndarray) -> Any:
@@ -148,7 +152,7 @@ class Model:
         for address in status:
             self._driver.upload(address, np.zeros(1, np.int32))
         for handle, sizes, arguments in function.launches:
-            self._driver("cuLaunchKernel", handle, *sizes, 0, None, arguments.pointers, None)
+            self._driver("cuLaunchKernel", handle, *sizes, None, arguments.pointers, None)
         found = [np.zeros(1, np.int32) for _ in status]
         for address, number in zip(status, found, strict=True):
             self._driver.download(number, address)
@@ -177,8 +181,8 @@ class _Function:
         self._addresses = [model.place(port, keep=keep) for port in self._ports]
         self.launches = [
             (
-                model.kernel(launch["kernel"]),
-                [ctypes.c_uint(size) for size in launch["grid"] + launch["block"]],
+                model.kernel(launch["kernel"], launch["shared"]),
+                [ctypes.c_uint(n) for n in (*launch["grid"], *launch["block"], launch["shared"])],
                 _Arguments([self._word(word) for word in launch["words"]]),
             )
             for launch in known["launches"]

@@ -16,21 +16,13 @@ SHARED = "#gpu.address_space<workgroup>"
 OWN = "mlcflow.own"
 """On an allocation of a block: each thread has one of its own."""
 SHARED_BYTES = 48 << 10
-"""Shared memory of a block that a kernel may declare."""
+"""Shared memory of a block that a kernel may declare; ``dynamic_memory`` sees to more."""
 
 
 def share(launch: gpu.LaunchOp, allocations: list[memref.AllocOp]) -> None:
-    """Put allocations of a launch into shared memory: one for all threads of a block.
-
-    Raises ``LoweringError`` when that is more than a kernel may declare.
-    """
+    """Put allocations of a launch into shared memory: one for all threads of a block."""
     body, context = launch.regions[0].blocks[0], launch.context
     kinds = [in_shared_memory(static(op)) for op in allocations]
-    needed = sum(size_of(kind) for kind in kinds)
-    if needed > SHARED_BYTES:
-        raise LoweringError(
-            f"a block needs {needed} bytes of shared memory; a kernel may declare {SHARED_BYTES}"
-        )
     for op, kind in zip(allocations, kinds, strict=True):
         buffer = body.add_argument(kind, op.location)
         op.memref.replace_all_uses_with(buffer)

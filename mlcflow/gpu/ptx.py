@@ -6,7 +6,7 @@ import importlib.util
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -162,8 +162,13 @@ class Resources:
     shared: int
 
 
-def assemble(ptx: str, target: Target) -> dict[str, Resources]:
+def assemble(
+    ptx: str, target: Target, shared: Mapping[str, int] | None = None
+) -> dict[str, Resources]:
     """What ``ptxas`` says of each kernel: proof that the PTX is code for ``target``.
+
+    ``shared``: bytes of shared memory that launches bring, by kernel, of which it cannot know; see
+    ``mlcflow.gpu.host_calls.shared_of``.
 
     Raises ``LoweringError`` with its words when it is not, ``MlcflowError`` without ``ptxas``.
     """
@@ -175,7 +180,7 @@ def assemble(ptx: str, target: Target) -> dict[str, Resources]:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise LoweringError(f"ptxas refuses the PTX: {result.stderr.strip()}")
-    return _resources(result.stderr)
+    return _resources(result.stderr, shared or {})
 
 
 def ptxas() -> Path:
@@ -191,7 +196,7 @@ def has_ptxas() -> bool:
     return (_find("ptxas") or _find("ptxas.exe")) is not None
 
 
-def _resources(report: str) -> dict[str, Resources]:
+def _resources(report: str, brought: Mapping[str, int]) -> dict[str, Resources]:
     found = {}
     for part in report.split("Compiling entry function '")[1:]:
         numbers = {
@@ -202,5 +207,7 @@ def _resources(report: str) -> dict[str, Resources]:
                 "shared": r"(\d+) bytes smem",
             }.items()
         }
-        found[part.split("'")[0]] = Resources(**numbers)
+        name = part.split("'")[0]
+        numbers["shared"] += brought.get(name, 0)
+        found[name] = Resources(**numbers)
     return found

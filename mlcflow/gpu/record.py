@@ -53,7 +53,8 @@ class Recorder:
         entry(ctypes.addressof(packed))
 
     def run(self, entry: Callable[[int], None], layout: Layout) -> list[dict[str, Any]]:
-        """The launches of an entry function: kernel, grid, block and words.
+        """The launches of an entry function: kernel, grid, block, bytes of shared memory and
+        words.
 
         A word is a number, or ``[port, offset in bytes]``. Raises ``ExecutionError`` where what
         the function does depends on data or on sizes that only a call knows.
@@ -70,7 +71,7 @@ class Recorder:
         return self._launches
 
     def _launch(self, kernel: int, *rest: Any) -> int:
-        *sizes, _, _, arguments, _ = rest
+        *sizes, shared, _, arguments, _ = rest
         words: list[int] = []
         while arguments[len(words)]:  # host code ends the list by 0
             words.append(ctypes.c_uint64.from_address(arguments[len(words)]).value)
@@ -79,6 +80,7 @@ class Recorder:
                 "kernel": self._names[kernel],
                 "grid": sizes[:3],
                 "block": sizes[3:6],
+                "shared": shared,
                 "words": [self._known(word) for word in words],
             }
         )

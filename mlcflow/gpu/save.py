@@ -23,7 +23,7 @@ from mlcflow.atomic import whole_file
 from mlcflow.errors import ExecutionError
 from mlcflow.gpu.device import without_kernels
 from mlcflow.gpu.device_memory import CONSTANTS
-from mlcflow.gpu.host_calls import BIND, KERNELS
+from mlcflow.gpu.host_calls import BIND, shared_of
 from mlcflow.gpu.loader import FORMAT
 from mlcflow.gpu.ptx import ptx_of
 from mlcflow.gpu.record import Recorder
@@ -72,9 +72,8 @@ def save(module: ir.Module, parameters: Mapping[str, Any], folder: str | Path) -
 
 def _record(module: ir.Module, functions: Mapping[str, list[Port]]) -> dict[str, Any]:
     """The ports and launches of each entry function."""
-    names = [ir.StringAttr(a).value for a in ir.ArrayAttr(module.operation.attributes[KERNELS])]
     code = MachineCode(without_kernels(module), 0, lambda number: None, lambda error: None)
-    recorder = Recorder(names)
+    recorder = Recorder(list(shared_of(module)))
     recorder.bind(code.entry(BIND))
     found = {}
     for name, ports in functions.items():

@@ -14,19 +14,17 @@ from collections.abc import Sequence
 import cpu_warps
 import greenlet
 import numpy as np
+from cpu_shared import SharedMemory, descriptor
 
 from mlcflow.gpu.lower import takes_bare_pointers
-from mlcflow.gpu.memory import size_of
 from mlcflow.mlir import ExecutionEngine, arith, func, gpu, ir, memref, scf, walk
 from mlcflow.passes import Pass
 from mlcflow.pipelines.reference import to_llvm
-from mlcflow.runtime.frame import aligned, row_major_strides
 from mlcflow.target import Target
 
 BARRIER, SHUFFLE, VALID = "test_barrier", "test_shuffle", "test_shuffle_valid"
 IDS = 12  # block, thread, grid and block size, each x, y, z
 _KINDS = (gpu.BlockIdOp, gpu.ThreadIdOp, gpu.GridDimOp, gpu.BlockDimOp)
-POISON = 0xFF  # of every byte: not a number, for every floating-point type
 
 
 class Divergence(Exception):
@@ -34,7 +32,11 @@ class Divergence(Exception):
 
 
 class CpuKernel:
-    """One kernel: called with the words of its arguments, blocks and threads."""
+    """One kernel: called with the words of its arguments, blocks, threads, and the bytes of
+    dynamic shared memory.
+
+    ``shared``: the types of the buffers that it declares. ``memory``: what a block shares.
+    """
 
     def __init__(self, function: gpu.GPUFuncOp, globals_: Sequence[ir.Operation]) -> None:
         self.name = ir.StringAttr(function.attributes["sym_name"]).value
@@ -42,7 +44,8 @@ class CpuKernel:
         count = len(ir.FunctionType(function.function_type.value).inputs)
         arguments = list(function.regions[0].blocks[0].arguments)
         self.kinds = [value.type for value in arguments[:count]]
-        self.shared = [ir.MemRefType(value.type) for value in arguments[count:]]
+        self.memory = SharedMemory(function)
+        self.shared = self.memory.kinds
         names = {op.operation.name for op in walk(function)}
         self.waits = bool(names & {"gpu.barrier", "gpu.shuffle", *cpu_warps.TOGETHER})
         self._module = _as_function(function, self.name, self.shared, globals_)
@@ -57,28 +60,25 @@ class CpuKernel:
         entry = self._engine.raw_lookup(self.name if self.waits else f"{self.name}_block")
         self._entry = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(entry)
 
-    def __call__(self, words: list[int], grid: tuple[int, ...], block: tuple[int, ...]) -> None:
-        fields = self._fields(words)
-        for place in itertools.product(*(range(size) for size in reversed(grid))):
-            buffers = [aligned(size_of(kind)) for kind in self.shared]
-            for buffer in buffers:
-                buffer[:] = POISON
-            shared = [
-                field
-                for kind, buffer in zip(self.shared, buffers, strict=True)
-                for field in _descriptor(buffer.ctypes.data, kind)
-            ]
-            where = (*reversed(place),)
-            if self.waits:
-                threads = itertools.product(*(range(size) for size in reversed(block)))
-                self._threads.run(
-                    [
-                        self._call([*fields, *where, *reversed(t), *grid, *block, *shared])
-                        for t in threads
-                    ]
-                )
-            else:
-                self._call([*fields, *where, 0, 0, 0, *grid, *block, *shared])()
+    def __call__(
+        self, words: list[int], grid: tuple[int, ...], block: tuple[int, ...], dynamic: int = 0
+    ) -> None:
+        fields, shared = self._fields(words), self.memory.open(dynamic)
+        try:
+            for place in itertools.product(*(range(size) for size in reversed(grid))):
+                self.memory.start_block()
+                self._run([*fields, *reversed(place)], [*grid, *block, *shared], block)
+                self.memory.end_block()
+        finally:
+            self.memory.close()
+
+    def _run(self, before: list[int], after: list[int], block: tuple[int, ...]) -> None:
+        """One block; the numbers of the thread come between ``before`` and ``after``."""
+        if self.waits:
+            threads = itertools.product(*(range(size) for size in reversed(block)))
+            self._threads.run([self._call([*before, *reversed(t), *after]) for t in threads])
+        else:
+            self._call([*before, 0, 0, 0, *after])()
 
     def _fields(self, words: list[int]) -> list[int]:
         """The arguments of the compiled function, in which an array is a whole descriptor."""
@@ -87,7 +87,7 @@ class CpuKernel:
         fields: list[int] = []
         for kind, word in zip(self.kinds, words, strict=True):
             is_array = isinstance(kind, ir.MemRefType)
-            fields += _descriptor(word, ir.MemRefType(kind)) if is_array else [word]
+            fields += descriptor(word, ir.MemRefType(kind)) if is_array else [word]
         return fields
 
     def _call(self, fields: list[int]):
@@ -102,11 +102,6 @@ class CpuKernel:
 
 def _signed(word: int) -> int:
     return ctypes.c_int64(word).value
-
-
-def _descriptor(address: int, kind: ir.MemRefType) -> list[int]:
-    shape = tuple(kind.shape)
-    return [address, address, 0, *shape, *row_major_strides(shape)]
 
 
 class _Threads:
@@ -240,6 +235,7 @@ def _as_function(
     count = len(body.arguments) - len(shared)
     kinds = [value.type for value in list(body.arguments)[:count]]
     kinds += [index] * IDS + [ir.MemRefType.get(kind.shape, kind.element_type) for kind in shared]
+    kinds.append(ir.Type.parse("memref<?xi8>"))
     with ir.InsertionPoint(module.body):
         func.FuncOp(BARRIER, ([], []), visibility="private")
         func.FuncOp(SHUFFLE, ([i64] * 4, [i64]), visibility="private")
@@ -262,8 +258,14 @@ def _as_function(
         _spread(new)
     for number in reversed(range(count, len(values))):
         moved.erase_argument(number)
+    dynamic = moved.add_argument(kinds[-1], ir.Location.unknown())
     for op in walk(result):
-        _replace(op, ids)
+        if isinstance(op, gpu.DynamicSharedMemoryOp):
+            op.operation.results[0].replace_all_uses_with(dynamic)
+            op.operation.erase()
+            _spread(dynamic)
+        else:
+            _replace(op, ids)
     for op in walk(result):
         if isinstance(op, memref.AllocaOp):
             _spread(op.memref)

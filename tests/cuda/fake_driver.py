@@ -12,7 +12,8 @@ import itertools
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
 
 import numpy as np
-from cpu_kernels import POISON, CpuKernel, compile_kernels
+from cpu_kernels import CpuKernel, compile_kernels
+from cpu_shared import POISON
 
 from mlcflow.mlir import ir
 
@@ -26,7 +27,9 @@ NAMES = {
     LAUNCH_FAILED: "CUDA_ERROR_LAUNCH_FAILED",
     CAPTURING: "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
 }
-ATTRIBUTES = {16: 132, 75: 9, 76: 0, 38: 50 << 20, 97: 227 << 10}  # those of an H100
+MOST_SHARED, MOST_DECLARED = 227 << 10, 48 << 10
+MAX_DYNAMIC_SHARED = 8  # of CUfunction_attribute
+ATTRIBUTES = {16: 132, 75: 9, 76: 0, 38: 50 << 20, 97: MOST_SHARED}  # those of an H100
 
 
 class FakeDriver:
@@ -47,6 +50,7 @@ class FakeDriver:
         self.graphs: dict[int, list] = {}
         self._handles = itertools.count(0xE0)
         self._names: list[str] = []
+        self._allowed: list[int] = []  # bytes of dynamic shared memory
         self._texts: dict[int, bytes] = {}
         self._names_of_errors: dict[int, bytes] = {}  # alive while C points there
         for name, arguments in SIGNATURES.items():
@@ -103,7 +107,15 @@ class FakeDriver:
         if f".entry {found}(" not in self.ptx or found not in self.kernels:
             return NOT_FOUND
         self._names.append(found)
+        self._allowed.append(MOST_DECLARED)
         function[0] = len(self._names)
+        return 0
+
+    def _cuFuncSetAttribute(self, function, attribute, value) -> int:
+        most = MOST_SHARED - self.kernels[self._names[function - 1]].memory.declared
+        if attribute != MAX_DYNAMIC_SHARED or not 0 <= value <= most:
+            return INVALID
+        self._allowed[function - 1] = value
         return 0
 
     def _cuMemAlloc_v2(self, address, nbytes) -> int:
@@ -198,13 +210,15 @@ class FakeDriver:
         if min(gx, gy, gz, bx, by, bz) < 1 or bx * by * bz > 1024 or max(gy, gz) > 65535:
             return INVALID
         kernel = self.kernels[name]
+        if kernel.memory.declared > MOST_DECLARED or shared > self._allowed[function - 1]:
+            return INVALID
         words = []
         for number in range(_words(kernel)):
             words.append(c_uint64.from_address(arguments[number]).value)
         for kind, word in zip(kernel.kinds, words, strict=False):
             if kernel.bare and isinstance(kind, ir.MemRefType) and not self._holds(word, 1):
                 return ILLEGAL_ADDRESS
-        ask = functools.partial(self._run, name, words, (gx, gy, gz), (bx, by, bz), stream)
+        ask = functools.partial(self._run, name, words, (gx, gy, gz), (bx, by, bz), shared, stream)
         if stream in self.capturing:
             self.calls.pop()
             self.capturing[stream].append(ask)
@@ -212,10 +226,10 @@ class FakeDriver:
         self.calls.pop()
         return ask()
 
-    def _run(self, name, words, grid, block, stream) -> int:
+    def _run(self, name, words, grid, block, shared, stream) -> int:
         self.calls.append(f"launch {name}")
         self.streams.append(stream or 0)
-        self.kernels[name](words, grid, block)
+        self.kernels[name](words, grid, block, shared)
         return 0
 
     def _cuGetErrorName(self, code, text) -> int:
@@ -247,6 +261,7 @@ SIGNATURES = {
     "cuModuleLoadDataEx": [POINTER(c_void_p), c_char_p, c_uint, c_void_p, c_void_p],
     "cuModuleUnload": [c_void_p],
     "cuModuleGetFunction": [POINTER(c_void_p), c_void_p, c_char_p],
+    "cuFuncSetAttribute": [c_void_p, c_int, c_int],
     "cuMemAlloc_v2": [POINTER(c_uint64), c_size_t],
     "cuMemFree_v2": [c_uint64],
     "cuMemcpyHtoDAsync_v2": [c_uint64, c_void_p, c_size_t, c_void_p],
