@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cpu_warps
 import greenlet
 import numpy as np
+import warpgroup_calls as groups
+from cpu_proxies import Proxies
 from cpu_shared import SharedMemory, descriptor
+from cpu_warpgroups import SIZE, Meeting, Warpgroups
 
 from mlcflow.gpu.lower import takes_bare_pointers
 from mlcflow.mlir import ExecutionEngine, arith, func, gpu, ir, memref, scf, walk
@@ -47,7 +50,9 @@ class CpuKernel:
         self.memory = SharedMemory(function)
         self.shared = self.memory.kinds
         names = {op.operation.name for op in walk(function)}
-        self.waits = bool(names & {"gpu.barrier", "gpu.shuffle", *cpu_warps.TOGETHER})
+        self.waits = bool(
+            names & {"gpu.barrier", "gpu.shuffle", *cpu_warps.TOGETHER, *groups.TOGETHER}
+        )
         self._module = _as_function(function, self.name, self.shared, globals_)
         for step in to_llvm(Target.host()):
             step(self._module)
@@ -76,6 +81,7 @@ class CpuKernel:
         """One block; the numbers of the thread come between ``before`` and ``after``."""
         if self.waits:
             threads = itertools.product(*(range(size) for size in reversed(block)))
+            self._threads.proxies.start(self.memory)
             self._threads.run([self._call([*before, *reversed(t), *after]) for t in threads])
         else:
             self._call([*before, 0, 0, 0, *after])()
@@ -116,24 +122,42 @@ class _Threads:
         self._running = 0
         self.warps = warps = cpu_warps.Warps(self._meet)
         word = ctypes.c_int64
+        self._blocked: list[bool] = []
+        self._moved = self._stopped = False
+        self._meetings: dict[int, Meeting] = {}
+        self.proxies = proxies = Proxies()
+        warps.on_copy, warps.on_landing = proxies.asked, proxies.landed
+        self.warpgroups = together = Warpgroups(self._together, self._meet, proxies)
+        functions = {
+            groups.MMA: together.mma, groups.FENCE: together.fence, groups.COMMIT: together.commit,
+            groups.WAIT: together.wait, groups.TIE: together.tie, groups.VALUE: together.value,
+            groups.PROXY: proxies.fence, groups.STORED: proxies.stored,
+        }  # fmt: skip
         self.callbacks = {
+            name: ctypes.PYFUNCTYPE(
+                word if name == groups.VALUE else None, *[word] * groups.ARGUMENTS[name]
+            )(self._of_thread(function))
+            for name, function in functions.items()
+        } | {
             cpu_warps.LDMATRIX: ctypes.PYFUNCTYPE(word, *[word] * 3)(self._kept(warps.ldmatrix)),
             cpu_warps.MMA: ctypes.PYFUNCTYPE(word, *[word] * 11)(self._kept(warps.mma)),
             cpu_warps.COPY: ctypes.PYFUNCTYPE(None, *[word] * 3)(self._of_thread(warps.copy)),
             cpu_warps.COMMIT: ctypes.PYFUNCTYPE(None)(self._of_thread(warps.commit)),
             cpu_warps.WAIT: ctypes.PYFUNCTYPE(None, word)(self._of_thread(warps.wait)),
-            BARRIER: ctypes.PYFUNCTYPE(None)(self._wait),
+            BARRIER: ctypes.PYFUNCTYPE(None)(self._kept(self._wait)),
             VALID: ctypes.PYFUNCTYPE(ctypes.c_int64)(self._valid),
             SHUFFLE: ctypes.PYFUNCTYPE(
                 ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
-            )(self._shuffle),
+            )(self._kept(self._shuffle)),
         }
 
     def run(self, calls: list) -> None:
         self._hub = greenlet.getcurrent()
         self._slots = [[(0, 0), (0, 0)] for _ in calls]
-        self._turn, self._problem = 0, ""
+        self._turn, self._problem, self._stopped = 0, "", False
         self.warps.start()
+        self.warpgroups.start()
+        self._blocked, self._meetings = [False] * len(calls), {}
         self._at_barrier = [False] * len(calls)
         self._is_valid = [False] * len(calls)
         threads = [greenlet.greenlet(call) for call in calls]
@@ -142,22 +166,47 @@ class _Threads:
             ready = [n for n in live if not self._at_barrier[n]]
             if not ready:
                 if len(live) < len(threads):
-                    for number in live:
-                        threads[number].throw()
-                    raise Divergence(f"{len(live)} of {len(threads)} threads wait for the others")
+                    self._problem = f"{len(live)} of {len(threads)} threads wait for the others"
+                    break
                 ready, self._at_barrier = live, [False] * len(calls)
+                self.proxies.barriers += 1
             self._turn += 1
+            self._moved = not all(self._blocked[number] for number in ready)
             for number in ready:
                 self._running = number
                 threads[number].switch()
+            if not self._moved:
+                self._problem = (
+                    f"threads wait for each other for ever, thread {ready[0]} among them"
+                )
             if self._problem:
-                raise Divergence(self._problem)
+                break
+        self._end(threads)
+
+    def _end(self, threads: list[greenlet.greenlet]) -> None:
+        """Let all threads end, without waiting for anything, and say what went wrong."""
+        self._stopped = True
+        for number, thread in enumerate(threads):
+            self._running = number
+            if not thread.dead:
+                thread.switch()
+        self._problem = self._problem or self.warpgroups.problem()
+        if self._problem:
+            raise Divergence(self._problem)
+
+    def _pause(self) -> None:
+        """Hand over to the other threads."""
+        self._hub.switch()
+        if self._stopped:
+            raise Divergence(self._problem)
 
     def _kept(self, function):
         """An exception would get lost in C: it is raised when the threads have stopped."""
 
         def call(*words: int) -> int:
             try:
+                if self._stopped:
+                    return self._nothing.ctypes.data
                 return function(*words) or 0
             except Exception as error:
                 self._problem = self._problem or f"{type(error).__name__}: {error}"
@@ -170,11 +219,32 @@ class _Threads:
     def _of_thread(self, function):
         return self._kept(lambda *words: function(self._running, *words))
 
+    def _until(self, is_so: Callable[[], bool]) -> None:
+        """Let the others go on until it is so."""
+        thread, self._moved = self._running, True
+        while not is_so():
+            self._blocked[thread] = True
+            self._pause()
+        self._blocked[thread], self._moved = False, True
+
+    def _together(self, words: tuple) -> Meeting:
+        """Wait until all threads of the warpgroup have brought their words; go on in one turn."""
+        number = self._running // SIZE
+        if (number + 1) * SIZE > len(self._slots):
+            raise cpu_warps.Problem(f"a block of {len(self._slots)} threads has no whole warpgroup")
+        meeting = self._meetings.setdefault(number, Meeting())
+        meeting.words[self._running] = words
+        if len(meeting.words) == SIZE:
+            meeting.turn = self._turn
+            del self._meetings[number]
+        self._until(lambda: meeting.turn is not None and meeting.turn < self._turn)
+        return meeting
+
     def _meet(self, words: tuple[int, ...]) -> tuple[int, list[tuple[int, ...]]]:
         """Wait until all lanes of the warp have brought their words."""
         thread, turn = self._running, self._turn
         self._slots[thread][turn % 2] = turn, words
-        self._hub.switch()
+        self._pause()
         first = thread - thread % 32
         lanes = [self._slots[n][turn % 2] for n in range(first, first + 32)]
         if any(when != turn for when, _ in lanes):
@@ -183,12 +253,12 @@ class _Threads:
 
     def _wait(self) -> None:
         self._at_barrier[self._running] = True
-        self._hub.switch()
+        self._pause()
 
     def _shuffle(self, value: int, offset: int, width: int, mode: int) -> int:
         thread, turn = self._running, self._turn
         self._slots[thread][turn % 2] = turn, value  # two: others may read while some go on
-        self._hub.switch()
+        self._pause()
         base, lane = thread - thread % 32, thread % 32
         source = {0: lane ^ offset, 1: lane + offset, 2: lane - offset, 3: offset}[mode]
         self._is_valid[thread] = 0 <= source < min(width, len(self._slots) - base)
@@ -241,7 +311,9 @@ def _as_function(
         func.FuncOp(SHUFFLE, ([i64] * 4, [i64]), visibility="private")
         func.FuncOp(VALID, ([], [i64]), visibility="private")
         cpu_warps.declare()
+        groups.declare()
         result = func.FuncOp(name, (kinds, []))
+    watched = any(op.operation.name in groups.TOGETHER for op in walk(function))
     # The body is moved, not copied: shared memory gets another type.
     copy = function.operation.clone(ip=False)
     for block in list(copy.regions[0].blocks):
@@ -273,6 +345,8 @@ def _as_function(
         _whole_block(name, kinds, count)
     for step in (Pass("lower-affine"), Pass("canonicalize")):
         step(module)
+    if watched:
+        groups.watch(result)
     return module
 
 
@@ -287,7 +361,7 @@ def _spread(value: ir.Value) -> None:
 
 def _replace(op: ir.OpView, ids: list[ir.Value]) -> None:
     """Operations of the gpu dialect in terms of the ids and of calls."""
-    if cpu_warps.replace(op):
+    if cpu_warps.replace(op) or groups.replace(op):
         return
     if isinstance(op, gpu.ReturnOp):
         with ir.InsertionPoint(op):

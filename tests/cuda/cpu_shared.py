@@ -22,7 +22,8 @@ class SharedMemory:
     """What the blocks of a kernel share: buffers that it declares, and those of the launch.
 
     ``kinds``: the types of the former, ``declared``: their bytes. ``window``: while blocks run, the
-    address of their memory, a multiple of ``WINDOW``; else 0.
+    address of their memory, a multiple of ``WINDOW``; else 0. ``spans``: the place and the bytes of
+    each buffer, ``bytes``: the whole window.
     """
 
     def __init__(self, function: gpu.GPUFuncOp) -> None:
@@ -34,35 +35,38 @@ class SharedMemory:
             self._places.append(_rounded(end, alignment))
             end = self._places[-1] + size_of(kind)
         self.declared, self.window = end - RESERVED, 0
-        self._memory, self._end = np.empty(0, np.uint8), end
+        self.bytes, self._end = np.empty(0, np.uint8), end
+        self.spans: list[tuple[int, int]] = []
 
     def open(self, dynamic: int) -> list[int]:
         """Make memory for blocks, so many bytes of it by the launch; gives the descriptors of the
         buffers, that of dynamic memory last.
         """
         raw = np.empty(2 * WINDOW, np.uint8)
-        self._memory = raw[-raw.ctypes.data % WINDOW :][:WINDOW]
-        self.window = self._memory.ctypes.data
+        self.bytes = raw[-raw.ctypes.data % WINDOW :][:WINDOW]
+        self.window = self.bytes.ctypes.data
         fields: list[int] = []
         for kind, place in zip(self.kinds, self._places, strict=True):
             fields += descriptor(self.window + place, kind)
         place = _rounded(RESERVED + self.declared, DYNAMIC_ALIGNMENT if dynamic else 1)
         self._end = place + dynamic
+        sizes = [size_of(kind) for kind in self.kinds]
+        self.spans = [*zip(self._places, sizes, strict=True), (place, dynamic)]
         return [*fields, self.window + place, self.window + place, 0, dynamic, 1]
 
     def start_block(self) -> None:
         """Forget what the last block left."""
-        self._memory[:] = POISON
+        self.bytes[:] = POISON
 
     def end_block(self) -> None:
         """Raise ``OutOfBounds`` if the block wrote beside its buffers."""
-        for beside in self._memory[:RESERVED], self._memory[self._end :]:
+        for beside in self.bytes[:RESERVED], self.bytes[self._end :]:
             if (beside != POISON).any():
                 raise OutOfBounds("a block wrote beyond its shared memory")
 
     def close(self) -> None:
         """Give the memory back."""
-        self._memory, self.window = np.empty(0, np.uint8), 0
+        self.bytes, self.window = np.empty(0, np.uint8), 0
 
 
 def _alignments(function: gpu.GPUFuncOp, kinds: list[ir.MemRefType]) -> list[int]:

@@ -38,6 +38,7 @@ class Warps:
 
     def __init__(self, meet: Callable[[tuple[int, ...]], tuple[int, list]]) -> None:
         self._meet, self.conflicts = meet, 0
+        self.on_copy = self.on_landing = lambda thread, to, nbytes: None
         self._answers: dict[int, np.ndarray] = {}
         self._open: dict[int, list] = {}
         self._groups: dict[int, list[list]] = {}
@@ -85,6 +86,7 @@ class Warps:
         if nbytes != PIECE or to % PIECE or source % PIECE:
             raise Problem("an asynchronous copy of what is not aligned to 16 bytes")
         ctypes.memset(to, 0xFF, nbytes)
+        self.on_copy(thread, to, nbytes)
         self._open.setdefault(thread, []).append((to, source, nbytes))
 
     def commit(self, thread: int) -> None:
@@ -97,6 +99,7 @@ class Warps:
         while len(groups) > count:
             for to, source, nbytes in groups.pop(0):
                 ctypes.memmove(to, source, nbytes)
+                self.on_landing(thread, to, nbytes)
 
 
 def _read(address: int, nbytes: int) -> int:
