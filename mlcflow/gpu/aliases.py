@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlcflow.gpu.memory import TILE, size_of
 from mlcflow.mlir import func, gpu, ir, memref, walk
 
 ALIGNMENT = 16
@@ -72,7 +73,8 @@ def _mark(kernel: gpu.GPUFuncOp, distinct: set[int]) -> None:
                 entries["llvm.noalias"] = ir.UnitAttr.get()
         attributes.append(ir.DictAttr.get(entries))
     kernel.attributes["arg_attrs"] = ir.ArrayAttr.get(attributes)
-    shared = len(list(kernel.regions[0].blocks[0].arguments)) - len(attributes)
-    align = ir.DictAttr.get({"llvm.align": ir.IntegerAttr.get(i64, ALIGNMENT)})
-    if shared:  # of the blocks; asynchronous copies fail where it is less
-        kernel.attributes["workgroup_attrib_attrs"] = ir.ArrayAttr.get([align] * shared)
+    shared = list(kernel.regions[0].blocks[0].arguments)[len(attributes) :]
+    if shared:  # of the blocks; asynchronous copies and tensor cores fail where it is less
+        units = [ALIGNMENT if size_of(ir.MemRefType(v.type)) % TILE else TILE for v in shared]
+        marks = [ir.DictAttr.get({"llvm.align": ir.IntegerAttr.get(i64, unit)}) for unit in units]
+        kernel.attributes["workgroup_attrib_attrs"] = ir.ArrayAttr.get(marks)

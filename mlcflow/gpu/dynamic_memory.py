@@ -9,13 +9,11 @@ from collections.abc import Callable, Sequence
 
 from mlcflow.errors import LoweringError
 from mlcflow.gpu.aliases import ALIGNMENT
-from mlcflow.gpu.memory import SHARED, SHARED_BYTES, size_of
+from mlcflow.gpu.memory import SHARED, SHARED_BYTES, TILE, size_of
 from mlcflow.gpu.ptx import kernel_of
 from mlcflow.mlir import arith, gpu, ir, llvm, memref, walk
 from mlcflow.target import Target
 
-TILE = 1024
-"""Bytes at whose multiples tensor cores want the tiles that they read from shared memory."""
 _LINE = 128
 
 

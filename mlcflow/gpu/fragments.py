@@ -134,7 +134,8 @@ class Factor:
         if swizzle is None:
             return [*outer, line, position]
         lanes = constant_index(PIECE * 8 // self.width)
-        piece = swizzle.place(line, arith.divui(position, lanes))
+        rows = ir.MemRefType(self.place.buffer.type).shape[-2]
+        line, piece = swizzle.place(line, arith.divui(position, lanes), rows)
         inside = arith.remui(position, lanes)
         return [*outer, line, arith.addi(arith.muli(piece, lanes), inside)]
 

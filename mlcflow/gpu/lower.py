@@ -30,6 +30,8 @@ def to_nvvm(*, fast_math: bool) -> tuple[Step, ...]:
         # aligned as it says ends all work on the device. LLVM finds out where it is.
         Pass("convert-vector-to-llvm", on=KERNEL),
         lower_kernels,
+        # What is in NVVM's dialect and not in LLVM's NVPTX, such as wgmma, as PTX.
+        Pass("convert-nvvm-to-llvm", on=KERNEL),
         Pass("canonicalize"),
         Pass("reconcile-unrealized-casts"),
     )

@@ -15,6 +15,8 @@ from mlcflow.mlir import gpu, ir, memref, walk
 SHARED = "#gpu.address_space<workgroup>"
 OWN = "mlcflow.own"
 """On an allocation of a block: each thread has one of its own."""
+TILE = 1024
+"""Bytes at whose multiples tensor cores want the tiles that they read from shared memory."""
 SHARED_BYTES = 48 << 10
 """Shared memory of a block that a kernel may declare; ``dynamic_memory`` sees to more."""
 

@@ -23,8 +23,18 @@ DEPTHS = {"f16": 16, "bf16": 16, "f32": 8}
 tf32: 8 bits of exponent, 11 of precision."""
 
 NVGPU_MMA, NVGPU_MMA_TF32, GPU_FMA = "nvgpu.mma", "nvgpu.mma.tf32", "gpu.fma"
-FACTORS = {NVGPU_MMA: ("f16", "bf16"), NVGPU_MMA_TF32: ("f32",), GPU_FMA: ("f32",)}
+WGMMA = "nvvm.wgmma"
+FACTORS = {
+    NVGPU_MMA: ("f16", "bf16"),
+    NVGPU_MMA_TF32: ("f32",),
+    WGMMA: ("f16", "bf16"),
+    GPU_FMA: ("f32",),
+}
 """What each way to multiply by a warp takes."""
+
+WGMMA_CHIPS = ("sm_90a",)
+WGMMA_COLUMNS = 256
+"""Columns of B that one ``wgmma`` takes, at most."""
 
 MOST = 512
 """Instructions that a block becomes; more are a sign that it was not tiled."""

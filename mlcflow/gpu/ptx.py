@@ -160,6 +160,7 @@ class Resources:
     registers: int
     spills: int
     shared: int
+    loss: str = ""
 
 
 def assemble(
@@ -198,6 +199,7 @@ def has_ptxas() -> bool:
 
 def _resources(report: str, brought: Mapping[str, int]) -> dict[str, Resources]:
     found = {}
+    losses = {name: text for text, name in re.findall(r"(Performance Loss: .*'(.*)')", report)}
     for part in report.split("Compiling entry function '")[1:]:
         numbers = {
             key: sum(int(n) for n in re.findall(pattern, part))
@@ -209,5 +211,5 @@ def _resources(report: str, brought: Mapping[str, int]) -> dict[str, Resources]:
         }
         name = part.split("'")[0]
         numbers["shared"] += brought.get(name, 0)
-        found[name] = Resources(**numbers)
+        found[name] = Resources(**numbers, loss=losses.get(name, ""))
     return found

@@ -7,7 +7,7 @@ holds its pieces of 16 bytes in another order: piece ``p`` of row ``r`` is at ``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from mlcflow.gpu.loops import constant_index
 from mlcflow.mlir import arith, ir
@@ -21,25 +21,37 @@ SWIZZLE = "mlcflow.swizzle"
 
 @dataclass(frozen=True)
 class Swizzle:
-    """``s(r) = ((r / every) % turns) * by``, in pieces; ``pieces`` in a row of the tile."""
+    """``s(r) = ((r / every) % turns) * by``, in pieces, of which a row of the tile has ``pieces``.
+
+    A row may be cut in ``parts`` first: all first parts of the rows, then all second ones.
+    """
 
     pieces: int
     every: int
     turns: int
     by: int
+    parts: int = 1
 
     def attribute(self) -> ir.Attribute:
         """As a note on the buffer."""
-        return ir.DenseI64ArrayAttr.get([self.pieces, self.every, self.turns, self.by])
+        return ir.DenseI64ArrayAttr.get(list(astuple(self)))
 
-    def place(self, row: ir.Value, piece: ir.Value) -> ir.Value:
-        """Where in ``row`` the piece is."""
+    def place(self, row: ir.Value, piece: ir.Value, rows: int) -> tuple[ir.Value, ir.Value]:
+        """In which of the ``rows`` of the buffer, and where in it, a piece of ``row`` is."""
+        turn = row
         if self.every > 1:
-            row = arith.divui(row, constant_index(self.every))
-        turn = arith.remui(row, constant_index(self.turns))
+            turn = arith.divui(turn, constant_index(self.every))
+        turn = arith.remui(turn, constant_index(self.turns))
         if self.by > 1:
             turn = arith.muli(turn, constant_index(self.by))
-        return arith.xori(piece, turn)
+        if self.parts == 1:
+            return row, arith.xori(piece, turn)
+        width, whole = constant_index(self.pieces), constant_index(self.pieces * self.parts)
+        part = arith.divui(piece, width)
+        line = arith.addi(arith.muli(part, constant_index(rows)), row)
+        inside = arith.xori(arith.remui(piece, width), turn)
+        position = arith.addi(arith.muli(line, width), inside)
+        return arith.divui(position, whole), arith.remui(position, whole)
 
 
 def swizzle_of(buffer: ir.Value) -> Swizzle | None:
@@ -67,3 +79,14 @@ def for_columns(row_bytes: int) -> Swizzle | None:
     if row_bytes % _LINE or pieces & (pieces - 1):
         return for_matrices(row_bytes)
     return Swizzle(pieces, 1, 4, 2)
+
+
+def for_descriptors(row_bytes: int) -> Swizzle | None:
+    """As ``wgmma`` and the copies of whole tiles have it: rows of 32, 64 or 128 bytes, longer ones
+    in parts of 128 (PTX ISA, "Swizzling modes").
+
+    ``None`` for rows that are neither.
+    """
+    if row_bytes % _LINE == 0:
+        return Swizzle(_LINE // PIECE, 1, 8, 1, parts=row_bytes // _LINE)
+    return for_matrices(row_bytes)

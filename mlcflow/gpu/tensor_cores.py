@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from mlcflow.errors import LoweringError
-from mlcflow.gpu import fma, swizzle
+from mlcflow.gpu import fma, swizzle, warpgroups
 from mlcflow.gpu.axes import WARP
 from mlcflow.gpu.fragments import (
     Factor,
@@ -27,10 +27,10 @@ from mlcflow.gpu.fragments import (
 from mlcflow.gpu.hazards import root
 from mlcflow.gpu.lane_work import compute_elements, is_reduction, reduce_rows
 from mlcflow.gpu.loops import constant_index
-from mlcflow.gpu.mma_form import COLUMNS, GPU_FMA, ROWS, MmaForm, mma_form
+from mlcflow.gpu.mma_form import COLUMNS, GPU_FMA, ROWS, WGMMA, MmaForm, mma_form
 from mlcflow.gpu.spread import Part, Parts, spread_tiles, users
 from mlcflow.mlir import func, ir, memref, nvgpu, scf, vector, walk
-from mlcflow.schedule.labels import BIND, INTRINSIC
+from mlcflow.schedule.labels import BIND, INTRINSIC, intrinsic_of
 
 
 def mark_swizzles(module: ir.Module) -> None:
@@ -43,7 +43,8 @@ def mark_swizzles(module: ir.Module) -> None:
                 kind = ir.MemRefType(buffer.type)
                 row = kind.shape[-1] * kind.element_type.width // 8
                 by_columns = number == 1 and form.kind == "f32" and not form.is_turned
-                found = (swizzle.for_columns if by_columns else swizzle.for_matrices)(row)
+                choose = swizzle.for_columns if by_columns else swizzle.for_matrices
+                found = (swizzle.for_descriptors if intrinsic_of(op) == WGMMA else choose)(row)
                 if found:
                     buffer.owner.attributes[swizzle.SWIZZLE] = found.attribute()
 
@@ -63,15 +64,17 @@ def _only_copied_and_multiplied(value: ir.Value) -> bool:
 
 def to_tensor_cores(module: ir.Module) -> None:
     """Replace the marked blocks, and those that work on the same tiles, by loops over lanes."""
-    parts = spread_tiles(_marked(module))
+    marked = _marked(module)
+    parts = spread_tiles(marked)
+    behind = {root(op.operands[2]) for op in marked if intrinsic_of(op) == WGMMA}
     for op in dict.fromkeys(op for buffer in parts for op in users(buffer)):
         with op.location:
             if INTRINSIC in op.operation.attributes:
                 _by_lanes(op, partial(_multiply, op, parts))
             elif is_reduction(op):
-                _by_lanes(op, partial(reduce_rows, op, parts))
+                _by_lanes(op, _after(behind, op, parts, reduce_rows))
             else:
-                _by_lanes(op, partial(compute_elements, op, parts))
+                _by_lanes(op, _after(behind, op, parts, compute_elements))
     for buffer in parts:
         for dealloc in _deallocations(buffer):
             dealloc.erase()
@@ -92,6 +95,22 @@ def _form(op: ir.OpView) -> MmaForm:
     if isinstance(form, str):
         raise LoweringError(form, op=str(op).split("\n")[0], location=str(op.location))
     return form
+
+
+def _after(
+    behind: set[ir.Value], op: ir.OpView, parts: Parts, work: Callable[..., None]
+) -> Callable[[Lane], None]:
+    """``work``, when the sums that it reads are there: warpgroups are behind."""
+    arguments = op.operation.regions[0].blocks[0].arguments
+    operands = zip(op.operation.operands, arguments, strict=True)
+    read = {root(value) for value, argument in operands if list(argument.uses)} & behind
+
+    def emit(who: Lane) -> None:
+        for buffer in read:
+            warpgroups.wait(parts[buffer])
+        work(op, parts, who)
+
+    return emit
 
 
 def _deallocations(buffer: ir.Value) -> list[ir.Operation]:
@@ -116,8 +135,11 @@ def _multiply(op: ir.OpView, parts: Parts, who: Lane) -> None:
     left, right = (Factor(place_of(value), element, True) for value in values[:2])
     left, right = replace(left, strides=form.strides), replace(right, across=form.is_turned)
     known, held = parts.get(root(values[0])), parts[root(values[2])]
-    if ir.StringAttr(op.attributes[INTRINSIC]).value == GPU_FMA:
+    if intrinsic_of(op) == GPU_FMA:
         fma.multiply(form, known, right, held, who)
+        return
+    if intrinsic_of(op) == WGMMA:
+        warpgroups.multiply(op, form, (left.place, right.place), held)
         return
     apart = known is not None and form.kind == "f32"
     rounded = to_tf32 if form.kind == "f32" else lambda registers: registers

@@ -207,6 +207,11 @@ def constant(value: ir.Value) -> int | None:
     return ir.IntegerAttr(owner.operation.attributes["value"]).value
 
 
+def intrinsic_of(op: ir.OpView) -> str:
+    """What ``tensorize`` has mapped a block to; empty for any other operation."""
+    return _text(op, INTRINSIC)
+
+
 def _text(op: ir.OpView, key: str) -> str:
     attributes = op.operation.attributes
     return ir.StringAttr(attributes[key]).value if key in attributes else ""

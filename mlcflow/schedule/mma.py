@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlcflow.errors import ScheduleError
-from mlcflow.gpu.mma_form import FACTORS, MOST, mma_form
+from mlcflow.gpu.mma_form import (
+    FACTORS,
+    MOST,
+    ROWS,
+    WGMMA,
+    WGMMA_CHIPS,
+    WGMMA_COLUMNS,
+    MmaForm,
+    mma_form,
+)
 from mlcflow.mlir import ir
 from mlcflow.schedule.emit import annotate, match_block
 from mlcflow.schedule.interpret import Handle
@@ -23,6 +32,7 @@ def to_mma(schedule: Schedule, block: str, intrinsic: str, target: Target | None
     m and n multiples of 16, k of 16 (``nvgpu.mma.tf32``: of 8). ``nvgpu.mma`` multiplies f16 or
     bf16 exactly; ``nvgpu.mma.tf32`` rounds factors of f32 to tf32, which it says by its name;
     ``gpu.fma`` multiplies f32 exactly, without tensor cores, what the warp holds of A.
+    ``nvvm.wgmma`` multiplies f16 or bf16 by four warps together, of 16 rows each (sm_90a).
     The block stays what it is, and runs as such, until loops become threads. Raises
     ``ScheduleError``.
     """
@@ -47,4 +57,15 @@ def why_not(op: ir.OpView, intrinsic: str, target: Target | None) -> str:
         return f"its factors are {form.kind}"
     if form.instructions > MOST:
         return f"it would be {form.instructions} instructions, more than {MOST}; tile it first"
+    return _why_no_warpgroup(form, target) if intrinsic == WGMMA else ""
+
+
+def _why_no_warpgroup(form: MmaForm, target: Target | None) -> str:
+    if target is not None and target.chip not in WGMMA_CHIPS:
+        return f"{target.chip} has no instructions of warpgroups; {', '.join(WGMMA_CHIPS)} has"
+    if form.m != ROWS or form.n > WGMMA_COLUMNS:
+        return (
+            f"its tile is {form.m} x {form.n}; expected {ROWS} rows, those of one warp of four, "
+            f"and up to {WGMMA_COLUMNS} columns"
+        )
     return ""

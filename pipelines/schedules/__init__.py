@@ -17,6 +17,7 @@ from mlcflow.pipelines.schedules import (
     cuda_elementwise,
     cuda_rows,
     cuda_tensor_cores,
+    cuda_warpgroups,
     dot,
     elementwise,
     reduction,
@@ -43,6 +44,7 @@ CPU: dict[str, Rule] = {
 
 CUDA: dict[str, Rule] = {
     "attention": cuda_attention.rule,
+    "warpgroups": cuda_warpgroups.rule,
     "tensor_cores": cuda_tensor_cores.rule,
     "contraction": cuda_contraction.rule,
     "convolution": cuda_convolution.rule,

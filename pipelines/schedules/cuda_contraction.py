@@ -17,6 +17,8 @@ DEPTH = 16
 """Steps of the reduction for which the tiles of the operands are in shared memory."""
 MOST_BLOCKS = 65535
 """Blocks of a grid along y and z."""
+TOGETHER = 16
+"""Tiles of the result below each other whose blocks start together, at most."""
 STAGES = 3
 """Tiles of each operand in shared memory: one in use, two on their way."""
 STEP = 4
@@ -54,7 +56,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     if not any(size % lanes for size in (depth, k, n, columns)):  # rows of whole 16 bytes
         for copy in copies:
             schedule.annotate(copy, "stages", str(STAGES))
-    bind_blocks(schedule, blocks)
+    bind_tiles(schedule, blocks)
     for block in dict.fromkeys([*_fills(schedule), "root", write]):
         _bind_threads(schedule, block)
     step = schedule.loops("root")[-1]
@@ -63,8 +65,22 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     return schedule
 
 
+def bind_tiles(schedule: Schedule, loops: list[Loop]) -> None:
+    """Bind loops over tiles of a product to blocks; the last two are rows and columns.
+
+    Without a batch some tiles below each other come first, then those next to them, so that what
+    runs at once shares rows of A and columns of B in the cache of all.
+    """
+    *batch, rows, columns = loops
+    if rows.is_gone or columns.is_gone or any(not loop.is_gone for loop in batch):
+        bind_blocks(schedule, loops)
+        return
+    groups, below = schedule.split(rows, [None, divisor(rows.extent, TOGETHER)])
+    bind_blocks(schedule, [groups, columns, below])
+
+
 def bind_blocks(schedule: Schedule, loops: list[Loop]) -> None:
-    """Bind loops over tiles of the result to blocks, the innermost to the axis x."""
+    """Bind loops to blocks, the innermost to the axis x, along which they start first."""
     for loop, axis in zip(reversed(loops), ("block.x", "block.y", "block.z"), strict=False):
         if not loop.is_gone:
             schedule.bind(loop, axis)

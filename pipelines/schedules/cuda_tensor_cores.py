@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlcflow.gpu.mma_form import DEPTHS, NVGPU_MMA, NVGPU_MMA_TF32
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.same_operation import element_type
-from mlcflow.pipelines.schedules.cuda_contraction import MOST_BLOCKS, bind_blocks, is_row_major
+from mlcflow.pipelines.schedules.cuda_contraction import MOST_BLOCKS, bind_tiles, is_row_major
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
 
@@ -28,7 +28,7 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
     Applies to static shapes with rows of whole 16 bytes, which is what is copied at once.
     ``tf32``: to f32 as well, whose factors are rounded to 11 bits.
     """
-    form = _form(kernel, tf32=tf32)
+    form = product_form(kernel, tf32=tf32)
     if form is None:
         return None
     kind, batch, m, n, k = form
@@ -36,7 +36,7 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
     depth = next((d for d in (BYTES // wide, BYTES // wide // 2) if k % d == 0), 0)
     if not depth or n % (16 // wide):
         return None
-    block = _block(m, n, batch, target)
+    block = best_block(BLOCKS, m, n, batch, target)
     if block is None:
         return None
     schedule = Schedule(kernel)
@@ -50,7 +50,7 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
     for operand in (0, 1):
         copy = schedule.cache_read("root", operand)
         schedule.annotate(copy, "stages", str(STAGES))
-    bind_blocks(schedule, blocks)
+    bind_tiles(schedule, blocks)
     fills = [name for name in schedule.blocks() if name.startswith("fill")]
     for name in dict.fromkeys([*fills, "root", write]):
         _bind_warps(schedule, name)
@@ -58,7 +58,7 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
     return schedule
 
 
-def _form(kernel: Kernel, *, tf32: bool) -> tuple[str, int, int, int, int] | None:
+def product_form(kernel: Kernel, *, tf32: bool = False) -> tuple[str, int, int, int, int] | None:
     """Element type of the factors, batch, m, n and k; ``None`` if it is no such product."""
     if kernel.kind != "contraction" or not kernel.is_static or not is_row_major(kernel.root):
         return None
@@ -69,9 +69,11 @@ def _form(kernel: Kernel, *, tf32: bool) -> tuple[str, int, int, int, int] | Non
     return left, batch[0] if batch else 1, m, n, k
 
 
-def _block(m: int, n: int, batch: int, target: Target) -> tuple[int, int] | None:
+def best_block(
+    blocks: tuple[tuple[int, int], ...], m: int, n: int, batch: int, target: Target
+) -> tuple[int, int] | None:
     """Of the blocks that fit the first that gives each multiprocessor one; else the smallest."""
-    fitting = [(rows, columns) for rows, columns in BLOCKS if rows <= m and columns <= n]
+    fitting = [(rows, columns) for rows, columns in blocks if rows <= m and columns <= n]
     if not fitting or batch > MOST_BLOCKS:
         return None
     busy = [b for b in fitting if batch * -(-m // b[0]) * -(-n // b[1]) >= target.cores]

@@ -17,8 +17,9 @@ import mlcflow
 from mlcflow.compiler import build_pipeline, load
 from mlcflow.frontends import Imported
 from mlcflow.gpu import graphs, ptx
-from mlcflow.gpu.dynamic_memory import TILE, lay_out
+from mlcflow.gpu.dynamic_memory import lay_out
 from mlcflow.gpu.host_calls import shared_of
+from mlcflow.gpu.memory import TILE
 from mlcflow.gpu.program import lower_program
 from mlcflow.graph.interface import normalize_interface
 from mlcflow.mlir import clone, gpu, ir, parse, walk

@@ -1,0 +1,143 @@
+"""Products by warpgroups: the numbers, what the chip is asked for, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from test_cuda_rules import rules
+from test_cuda_tensor_cores import gelu_residual
+
+import mlcflow
+from mlcflow import pipelines
+from mlcflow.compiler import import_model
+from mlcflow.gpu import ptx
+from mlcflow.gpu.program import lower_program
+from mlcflow.mlir import parse
+from mlcflow.target import Target
+
+CHIP = Target("cuda", chip="sm_90a")
+SMALL = replace(CHIP, cores=1)
+"""With a single multiprocessor, so that the largest tiles that fit are taken."""
+
+PRODUCTS = {
+    "one_tile": (lambda a, b: a @ b, (64, 64), (64, 64)),
+    "turns": (lambda a, b: a @ b, (64, 448), (448, 64)),
+    "two_groups": (lambda a, b: torch.relu(a @ b), (128, 192), (192, 256)),
+    "tiles_that_overlap": (lambda a, b: torch.relu(a @ b), (150, 128), (128, 88)),
+    "lines_of_64_bytes": (lambda a, b: a @ b, (64, 96), (96, 64)),
+    "batch": (lambda a, b: a @ b, (2, 64, 128), (2, 128, 72)),
+    "epilogue": (gelu_residual, (64, 128), (128, 128), (64, 128)),
+}
+EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+@pytest.mark.parametrize("dtype", EPSILON)
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products(build, gpu, name, dtype):
+    function, *shapes = PRODUCTS[name]
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape).to(getattr(torch, dtype)) for shape in shapes]
+    executable = build(function, *inputs, target=SMALL)
+    assert rules(executable) == ["warpgroups"]
+    actual = executable(*inputs).double()
+    a, b = inputs[0].double(), inputs[1].double()
+    expected = function(*(x.double() for x in inputs))
+    bound = 3 * EPSILON[dtype] * (a.abs() @ b.abs() + expected.abs() + 1)
+    assert ((actual - expected).abs() <= bound).all()
+
+
+def compiled(function, *shapes):
+    inputs = tuple(torch.empty(shape, dtype=torch.bfloat16) for shape in shapes)
+    stages = pipelines.build("cuda", CHIP).run(import_model(function, inputs).module, until="ptx")
+    return ptx.ptx_of(stages["ptx"])
+
+
+@pytest.mark.parametrize("name", ["plain", "epilogue"])
+def test_what_a_large_product_takes(name):
+    """A loop of nothing but the product and copies for later; sums in registers all along."""
+    pytest.importorskip("llvmlite")
+    size = (4096, 4096)
+    shapes = [size] * (2 if name == "plain" else 3)
+    text = compiled((lambda a, b: a @ b) if name == "plain" else gelu_residual, *shapes)
+    assert text.count(".entry") == 1 and ".maxntid 32, 8, 1" in text and ".local" not in text
+    assert text.count("wgmma.mma_async.sync.aligned.m64n256k16") == 4  # 64 steps of the reduction
+    assert "\tmma.sync" not in text and "ld.shared" not in text and "st.shared" not in text
+    if ptx.has_ptxas():
+        (taken,) = ptx.assemble(text, CHIP).values()
+        assert taken.spills == 0 and taken.loss == ""
+
+
+def test_losses_are_reported():
+    """Sums that are read before they are awaited: ptxas lets products wait for each other."""
+    if not ptx.has_ptxas():
+        pytest.skip("needs ptxas")
+    text = compiled(lambda a, b: a @ b, (512, 512), (512, 512))
+    late = re.sub(r"(wgmma.wait_group.sync.aligned\s+)0", r"\g<1>1", text)
+    (taken,) = ptx.assemble(late, CHIP).values()
+    assert "wgmma.mma_async instructions are serialized" in taken.loss
+
+
+def test_other_chips_have_none(build):
+    x = torch.randn(64, 64, dtype=torch.bfloat16)
+    assert rules(build(torch.mm, x, x, target="cuda:sm_90")) == ["tensor_cores"]
+
+
+PROGRAM = """
+func.func @main(%a: tensor<128x64xf16>, %b: tensor<64x{n}xf16>) -> tensor<128x{n}xf32> {{
+  %zero = arith.constant 0.0 : f32
+  %empty = tensor.empty() : tensor<128x{n}xf32>
+  %start = linalg.fill ins(%zero : f32) outs(%empty : tensor<128x{n}xf32>) -> tensor<128x{n}xf32>
+  %c = linalg.matmul ins(%a, %b : tensor<128x64xf16>, tensor<64x{n}xf16>)
+                     outs(%start : tensor<128x{n}xf32>) -> tensor<128x{n}xf32>
+  return %c : tensor<128x{n}xf32>
+}}"""
+
+
+def by_hand(rows=16, columns=64, stages=True, second=1):
+    """A product with rows for each warp, and columns for a ``second`` axis, as launches."""
+    module = parse(PROGRAM.format(n=2 * columns))
+    schedule = mlcflow.Schedule(module)
+    blocks = schedule.tile_and_fuse("root", [64, columns])
+    write = schedule.cache_write("root")
+    schedule.split("root.k", [None, 32])
+    for operand in (0, 1) if stages else ():
+        schedule.annotate(schedule.cache_read("root", operand), "stages", "2")
+    for block in ("fill0", "root", write):
+        inside = [each for each in schedule.loops(block) if each.op is None][:2]
+        sizes = (rows, columns // second)
+        for loop, axis, size in zip(inside, ("thread.y", "thread.z"), sizes, strict=True):
+            outer, _ = schedule.split(loop, [None, size])
+            if not outer.is_gone:
+                schedule.bind(outer, axis)
+    for loop, axis in zip(blocks, ("block.y", "block.x"), strict=True):
+        schedule.bind(loop, axis)
+    schedule.tensorize("root", "nvvm.wgmma", CHIP)
+    return lower_program(module, CHIP, until="launch")["launch"]
+
+
+def test_a_schedule_by_hand():
+    assert str(by_hand()).count("nvvm.wgmma.mma_async") == 2
+
+
+REFUSED = {
+    "rows": ({"rows": 32}, mlcflow.ScheduleError, "expected 16 rows, those of one warp of four"),
+    "warps": ({"second": 2}, mlcflow.LoweringError, "along one axis of threads"),
+    "memory": ({"stages": False}, mlcflow.LoweringError, "expected A in shared memory"),
+    "lines": ({"columns": 48}, mlcflow.LoweringError, "found 96"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name):
+    changes, error, message = REFUSED[name]
+    with pytest.raises(error, match=message):
+        by_hand(**changes)
+
+
+def test_chips_without_warpgroups():
+    other = Target("cuda", chip="sm_100a")
+    with pytest.raises(mlcflow.ScheduleError, match="sm_100a has no instructions of warpgroups"):
+        mlcflow.Schedule(parse(PROGRAM.format(n=64))).tensorize("root", "nvvm.wgmma", other)
