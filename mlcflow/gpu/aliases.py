@@ -55,7 +55,7 @@ def _buffer(value: ir.Value) -> object:
         if isinstance(op, memref.ViewOp):
             return op.source, op.byte_shift
         if not op.operation.operands or not isinstance(
-            op.operation.operands[0].type, ir.MemRefType
+            op.operation.operands[0].type, ir.MemRefType | ir.UnrankedMemRefType
         ):
             break
         value = op.operation.operands[0]

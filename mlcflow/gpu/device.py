@@ -13,7 +13,7 @@ import numpy as np
 from mlcflow.errors import ExecutionError, MlcflowError, unknown_name
 from mlcflow.gpu.device_memory import CONSTANTS
 from mlcflow.gpu.driver import Driver
-from mlcflow.gpu.host_calls import shared_of
+from mlcflow.gpu.host_calls import has_tensor_maps, shared_of
 from mlcflow.gpu.ptx import ptx_of
 from mlcflow.mlir import clone, gpu, ir
 from mlcflow.runtime.frame import address
@@ -24,9 +24,10 @@ CALLED = (
     "cuStreamSynchronize",
     "cuMemAlloc_v2",
     "cuMemFree_v2",
+    "cuTensorMapEncodeTiled",
 )
-"""The functions of the driver that host code calls."""
-_STREAM, _ERROR, _KERNEL, FIRST = 5, 6, 7, 8
+"""The functions of the driver that host code calls; the last only where there are tensor maps."""
+_STREAM, _ERROR, _KERNEL, FIRST = 6, 7, 8, 9
 """Words of the table, see host.mlir: behind the functions the stream, the first error, the kernel
 that it is of, and all kernels."""
 
@@ -77,7 +78,7 @@ class Kernels:
         if self.names and not ptx:
             raise ExecutionError("the module launches kernels, and holds no PTX for them")
         self._table = (ctypes.c_uint64 * (FIRST + len(self.names)))()
-        for number, name in enumerate(CALLED):
+        for number, name in enumerate(CALLED if has_tensor_maps(module) else CALLED[:-1]):
             self._table[number] = driver.address_of(name)
         if ptx:
             handle = driver.load_module(ptx)
@@ -112,7 +113,8 @@ class Kernels:
         if code:
             self._table[_ERROR] = 0
             number = ctypes.c_int64(self._table[_KERNEL]).value
-            what = f"kernel '{self.names[number]}'" if number >= 0 else "memory of the device"
+            other = {-1: "memory of the device", -2: "a tensor map"}
+            what = other.get(number) or f"kernel '{self.names[number]}'"
             raise ExecutionError(f"{what}: {self._driver.describe(code)}")
 
 

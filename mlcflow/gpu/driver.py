@@ -26,7 +26,7 @@ FUNCTIONS = (
     "cuEventCreate", "cuEventRecord", "cuEventDestroy_v2", "cuStreamWaitEvent",
     "cuGetErrorName", "cuGetErrorString",
 )  # fmt: skip
-"""What mlcflow calls of the driver."""
+"""What mlcflow calls of the driver, and ``cuTensorMapEncodeTiled`` where there are tensor maps."""
 
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76  # CUdevice_attribute
 _L2_BYTES, _SHARED_BYTES = 38, 97
@@ -72,12 +72,8 @@ class Driver:
     """
 
     def __init__(self, library: Any) -> None:
-        self._functions: dict[str, Callable[..., int]] = {}
-        for name in FUNCTIONS:
-            try:
-                self._functions[name] = getattr(library, name)
-            except AttributeError as error:
-                raise ExecutionError(f"the driver is too old: it has no {name}") from error
+        self._library = library
+        self._functions = {name: self._find(name) for name in FUNCTIONS}
         self._call("cuInit", 0)
         count = ctypes.c_int()
         self._call("cuDeviceGetCount", ctypes.byref(count))
@@ -91,14 +87,21 @@ class Driver:
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self._context = context
 
+    def _find(self, name: str) -> Callable[..., int]:
+        try:
+            found: Callable[..., int] = getattr(self._library, name)
+        except AttributeError as error:
+            raise ExecutionError(f"the driver is too old: it has no {name}") from error
+        return found
+
     def _call(self, name: str, *arguments: Any) -> None:
         code = self._functions[name](*arguments)
         if code:
             raise ExecutionError(f"{name}: {self.describe(code)}")
 
     def address_of(self, name: str) -> int:
-        """Where a function of the driver is, for generated code."""
-        return ctypes.cast(self._functions[name], ctypes.c_void_p).value or 0  # type: ignore[arg-type]
+        """Where a function of the driver is, for generated code. Raises ``ExecutionError``."""
+        return ctypes.cast(self._find(name), ctypes.c_void_p).value or 0  # type: ignore[arg-type]
 
     def describe(self, code: int) -> str:
         """The driver's name for an error, and what it means."""

@@ -41,7 +41,10 @@ class Driver:
 
     def __call__(self, name: str, *arguments: Any) -> None:
         """Call a function of the driver; raises ``LoadError`` under the driver's own name."""
-        code = getattr(self._library, name)(*arguments)
+        function = getattr(self._library, name, None)
+        if function is None:
+            raise LoadError(f"the driver is too old: it has no {name}")
+        code = function(*arguments)
         if code:
             text = ctypes.c_char_p()
             self._library.cuGetErrorName(ctypes.c_int(code), ctypes.byref(text))
@@ -132,6 +135,18 @@ class Model:
             self._driver("cuFuncSetAttribute", function, number, ctypes.c_int(shared))
         return ctypes.c_uint64(function.value or 0)
 
+    def encode(self, address: int, known: dict[str, Any]) -> ctypes.Array:
+        """The tensor map of the array at ``address``."""
+        found = (ctypes.c_ubyte * 192)()  # 128 of which begin at a multiple of 64
+        longs = [(ctypes.c_uint64 * 5)(*known[name]) for name in ("dims", "strides")]
+        shorts = [(ctypes.c_uint * 5)(*known[name]) for name in ("box", "steps")]
+        kind, rank = ctypes.c_uint(known["data_type"]), ctypes.c_uint(len(known["dims"]))
+        place = ctypes.c_void_p(_place(found))
+        kinds = map(ctypes.c_uint, known["kinds"])
+        whole = place, kind, rank, ctypes.c_void_p(address), *longs, *shorts, *kinds
+        self._driver("cuTensorMapEncodeTiled", *whole)
+        return found
+
     def __call__(self, *arrays: np.ndarray) -> Any:
         """Run the model. Raises ``LoadError`` for arguments that do not fit."""
         if len(arrays) != len(self.inputs):
@@ -163,14 +178,17 @@ class Model:
 
 
 class _Arguments:
-    """The words that a kernel takes, and where they lie."""
+    """What a kernel takes, words or tensor maps, and where they lie."""
 
-    def __init__(self, words: list[int]) -> None:
-        self._words = (ctypes.c_uint64 * max(1, len(words)))(*words)
-        base = ctypes.addressof(self._words)
-        self.pointers = (ctypes.c_void_p * max(1, len(words)))(
-            *(base + 8 * number for number in range(len(words)))
-        )
+    def __init__(self, values: list[int | ctypes.Array]) -> None:
+        self._held = [ctypes.c_uint64(v) if isinstance(v, int) else v for v in values]
+        self.pointers = (ctypes.c_void_p * max(1, len(values)))(*map(_place, self._held))
+
+
+def _place(held: Any) -> int:
+    """Where an argument begins: a tensor map at a multiple of 64 bytes."""
+    address = ctypes.addressof(held)
+    return address if isinstance(held, ctypes.c_uint64) else -(-address // 64) * 64
 
 
 class _Function:
@@ -183,7 +201,7 @@ class _Function:
             (
                 model.kernel(launch["kernel"], launch["shared"]),
                 [ctypes.c_uint(n) for n in (*launch["grid"], *launch["block"], launch["shared"])],
-                _Arguments([self._word(word) for word in launch["words"]]),
+                _Arguments([self._argument(model, word) for word in launch["words"]]),
             )
             for launch in known["launches"]
         ]
@@ -191,6 +209,12 @@ class _Function:
     def _word(self, word: int | list[int]) -> int:
         """A number, or a port and an offset in it."""
         return word if isinstance(word, int) else self._addresses[word[0]] + word[1]
+
+    def _argument(self, model: Model, word: int | list[int] | dict[str, Any]) -> Any:
+        """A word, or the bytes of a tensor map."""
+        if not isinstance(word, dict):
+            return self._word(word)
+        return model.encode(self._word(word["array"]), word)
 
     def of_role(self, role: str) -> list[int]:
         """Where the ports of a role lie."""

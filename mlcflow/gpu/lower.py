@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlcflow.gpu.tensor_maps import pass_by_value, take_tensor_maps
 from mlcflow.mlir import arith, gpu, gpu_transform, ir, passmanager, transform, walk
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Step
@@ -78,10 +79,13 @@ def lower_kernels(module: ir.Module) -> None:
     for kernels in module.body.operations:
         if isinstance(kernels, gpu.GPUModuleOp):
             functions = [op for op in kernels.regions[0].blocks[0] if isinstance(op, gpu.GPUFuncOp)]
+            for function in functions:
+                take_tensor_maps(function)
             bare = int(all(map(takes_bare_pointers, functions)))
             options = f"index-bitwidth=64 use-bare-ptr-memref-call-conv={bare}"
             text = f"gpu.module(convert-gpu-to-nvvm{{{options}}})"
             passmanager.PassManager.parse(text).run(kernels.operation)
+            pass_by_value(kernels)
 
 
 def takes_bare_pointers(function: gpu.GPUFuncOp) -> bool:

@@ -24,6 +24,11 @@ _LAUNCH = ctypes.CFUNCTYPE(
     ctypes.c_int, _HANDLE, *[ctypes.c_uint] * 7, ctypes.c_void_p,
     ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p,
 )  # fmt: skip
+_ENCODE = ctypes.CFUNCTYPE(
+    ctypes.c_int, _HANDLE, ctypes.c_uint, ctypes.c_uint, _HANDLE,
+    *[ctypes.POINTER(ctypes.c_uint64)] * 2, *[ctypes.POINTER(ctypes.c_uint)] * 2,
+    *[ctypes.c_uint] * 4,
+)  # fmt: skip
 _OTHER = ctypes.CFUNCTYPE(ctypes.c_int)
 NOT_KNOWN_BEFORE = 801  # CUDA_ERROR_NOT_SUPPORTED
 
@@ -35,12 +40,16 @@ class Recorder:
         self._names = names
         self._launches: list[dict[str, Any]] = []
         self._sizes: list[int] = []
+        self._maps: dict[int, dict[str, Any]] = {}
         self._asked = ""
         self._table = (ctypes.c_uint64 * (FIRST + len(names)))()
         self._functions: list[Any] = []
+        noted = {
+            "cuLaunchKernel": _LAUNCH(self._launch),
+            "cuTensorMapEncodeTiled": _ENCODE(self._encode),
+        }
         for number, name in enumerate(CALLED):
-            launch = name == "cuLaunchKernel"
-            function = _LAUNCH(self._launch) if launch else _OTHER(self._refuse(name))
+            function = noted[name] if name in noted else _OTHER(self._refuse(name))
             self._functions.append(function)
             self._table[number] = ctypes.cast(function, ctypes.c_void_p).value or 0
         for number in range(len(names)):
@@ -56,10 +65,11 @@ class Recorder:
         """The launches of an entry function: kernel, grid, block, bytes of shared memory and
         words.
 
-        A word is a number, or ``[port, offset in bytes]``. Raises ``ExecutionError`` where what
-        the function does depends on data or on sizes that only a call knows.
+        A word is a number, or ``[port, offset in bytes]``, or a dictionary: the arguments of
+        ``cuTensorMapEncodeTiled`` for a tensor map. Raises ``ExecutionError`` where what the
+        function does depends on data or on sizes that only a call knows.
         """
-        self._launches, self._asked = [], ""
+        self._launches, self._maps, self._asked = [], {}, ""
         open_sizes = [port.name for port in layout.ports if not port.is_static or port.returned]
         if open_sizes:
             raise ExecutionError(f"{open_sizes[0]} has sizes that only a call knows")
@@ -72,18 +82,33 @@ class Recorder:
 
     def _launch(self, kernel: int, *rest: Any) -> int:
         *sizes, shared, _, arguments, _ = rest
-        words: list[int] = []
-        while arguments[len(words)]:  # host code ends the list by 0
-            words.append(ctypes.c_uint64.from_address(arguments[len(words)]).value)
+        words: list[Any] = []
+        while place := arguments[len(words)]:  # host code ends the list by 0
+            word = self._maps.get(place)
+            words.append(word or self._known(ctypes.c_uint64.from_address(place).value))
         self._launches.append(
             {
                 "kernel": self._names[kernel],
                 "grid": sizes[:3],
                 "block": sizes[3:6],
                 "shared": shared,
-                "words": [self._known(word) for word in words],
+                "words": words,
             }
         )
+        return 0
+
+    def _encode(self, place: int, kind: int, rank: int, array: int, *rest: Any) -> int:
+        """Note what the tensor map at ``place`` says."""
+        dims, strides, box, steps, interleave, swizzle, promotion, fill = rest
+        self._maps[place] = {
+            "array": self._known(array),
+            "data_type": kind,
+            "dims": dims[:rank],
+            "strides": strides[: rank - 1],
+            "box": box[:rank],
+            "steps": steps[:rank],
+            "kinds": [interleave, swizzle, promotion, fill],
+        }
         return 0
 
     def _known(self, word: int) -> int | list[int]:

@@ -20,6 +20,7 @@ from cpu_shared import SharedMemory, descriptor
 from cpu_warpgroups import SIZE, Meeting, Warpgroups
 
 from mlcflow.gpu.lower import takes_bare_pointers
+from mlcflow.gpu.tensor_maps import take_tensor_maps
 from mlcflow.mlir import ExecutionEngine, arith, func, gpu, ir, memref, scf, walk
 from mlcflow.passes import Pass
 from mlcflow.pipelines.reference import to_llvm
@@ -301,7 +302,10 @@ def _as_function(
     i64 = ir.IntegerType.get_signless(64)
     for op in globals_:
         module.body.append(op.clone(ip=False))
-    body = function.regions[0].blocks[0]
+    # The body is moved, not copied: shared memory gets another type.
+    copy = function.operation.clone(ip=False)
+    take_tensor_maps(copy)
+    body = copy.regions[0].blocks[0]
     count = len(body.arguments) - len(shared)
     kinds = [value.type for value in list(body.arguments)[:count]]
     kinds += [index] * IDS + [ir.MemRefType.get(kind.shape, kind.element_type) for kind in shared]
@@ -314,8 +318,6 @@ def _as_function(
         groups.declare()
         result = func.FuncOp(name, (kinds, []))
     watched = any(op.operation.name in groups.TOGETHER for op in walk(function))
-    # The body is moved, not copied: shared memory gets another type.
-    copy = function.operation.clone(ip=False)
     for block in list(copy.regions[0].blocks):
         block.append_to(result.operation.regions[0])
     moved = result.operation.regions[0].blocks[0]

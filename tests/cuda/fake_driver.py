@@ -14,8 +14,11 @@ from ctypes import POINTER, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64
 import numpy as np
 from cpu_kernels import CpuKernel, compile_kernels
 from cpu_shared import POISON
+from tensor_maps import ALIGNMENT, NBYTES, TensorMap
 
+from mlcflow.gpu.tensor_maps import is_tensor_map
 from mlcflow.mlir import ir
+from mlcflow.runtime.frame import aligned
 
 NO_MEMORY, INVALID, NOT_FOUND, ILLEGAL_ADDRESS, LAUNCH_FAILED = 2, 1, 500, 700, 719
 CAPTURING = 900
@@ -212,13 +215,20 @@ class FakeDriver:
         kernel = self.kernels[name]
         if kernel.memory.declared > MOST_DECLARED or shared > self._allowed[function - 1]:
             return INVALID
-        words = []
-        for number in range(_words(kernel)):
-            words.append(c_uint64.from_address(arguments[number]).value)
+        words, held = [], []
+        for number, is_map in enumerate(_arguments(kernel)):
+            if is_map:  # by value: a copy, which the kernel reads when it runs
+                held.append(aligned(NBYTES))
+                ctypes.memmove(held[-1].ctypes.data, arguments[number], NBYTES)
+                TensorMap.unpack(held[-1].tobytes())
+                words.append(held[-1].ctypes.data)
+            else:
+                words.append(c_uint64.from_address(arguments[number]).value)
         for kind, word in zip(kernel.kinds, words, strict=False):
             if kernel.bare and isinstance(kind, ir.MemRefType) and not self._holds(word, 1):
                 return ILLEGAL_ADDRESS
-        ask = functools.partial(self._run, name, words, (gx, gy, gz), (bx, by, bz), shared, stream)
+        sizes = (gx, gy, gz), (bx, by, bz), shared
+        ask = functools.partial(self._run, name, words, sizes, stream, held)
         if stream in self.capturing:
             self.calls.pop()
             self.capturing[stream].append(ask)
@@ -226,10 +236,26 @@ class FakeDriver:
         self.calls.pop()
         return ask()
 
-    def _run(self, name, words, grid, block, shared, stream) -> int:
+    def _run(self, name, words, sizes, stream, held) -> int:
+        """``held``: what ``words`` are addresses in."""
         self.calls.append(f"launch {name}")
         self.streams.append(stream or 0)
-        self.kernels[name](words, grid, block, shared)
+        self.kernels[name](words, *sizes)
+        return 0
+
+    def _cuTensorMapEncodeTiled(
+        self, place, kind, rank, array, dims, strides, box, steps, *kinds
+    ) -> int:
+        lists = dims[:rank], strides[: rank - 1], box[:rank], steps[:rank]
+        found = TensorMap(kind, array, *map(tuple, lists), *kinds)
+        extent = found.element_size * found.dims[0]
+        if rank > 1:
+            extent += sum(
+                (size - 1) * step for size, step in zip(lists[0][1:], lists[1], strict=True)
+            )
+        if place % ALIGNMENT or found.problem() or not self._holds(array, extent):
+            return INVALID
+        ctypes.memmove(place, found.pack(), NBYTES)
         return 0
 
     def _cuGetErrorName(self, code, text) -> int:
@@ -242,13 +268,14 @@ class FakeDriver:
         return 0
 
 
-def _words(kernel: CpuKernel) -> int:
-    """How many words the arguments of a kernel take."""
-    count = 0
+def _arguments(kernel: CpuKernel) -> list[bool]:
+    """Of each word that a kernel takes, whether it is a tensor map."""
+    found = []
     for kind in kernel.kinds:
         array = isinstance(kind, ir.MemRefType) and not kernel.bare
-        count += 3 + 2 * ir.MemRefType(kind).rank if array else 1
-    return count
+        count = 3 + 2 * ir.MemRefType(kind).rank if array else 1
+        found += [is_tensor_map(kind)] * count
+    return found
 
 
 SIGNATURES = {
@@ -286,6 +313,10 @@ SIGNATURES = {
     "cuLaunchKernel": [
         c_uint64, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_void_p,
         POINTER(c_void_p), c_void_p,
+    ],
+    "cuTensorMapEncodeTiled": [
+        c_void_p, c_uint, c_uint, c_void_p, *[POINTER(c_uint64)] * 2, *[POINTER(c_uint)] * 2,
+        *[c_uint] * 4,
     ],
     "cuGetErrorName": [c_int, POINTER(c_char_p)],
     "cuGetErrorString": [c_int, POINTER(c_char_p)],
