@@ -199,8 +199,11 @@ def attention(
     rounded to them, as PyTorch's own kernels do.
     """
     dtype = query.dtype
-    if dropout_p or enable_gqa or dtype not in _SINGLE or query.dim() < 3:
+    if dropout_p or dtype not in _SINGLE or query.dim() < (3 if enable_gqa else 2):
         return NotImplemented
+    if enable_gqa:
+        heads = query.shape[-3]
+        key, value = (_repeat(x, -3, heads // x.shape[-3]) for x in (key, value))
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     query, key, value = query.float(), key.float(), value.float()
     scores = aten.matmul(query, aten.transpose.int(key, -2, -1)) * factor
@@ -219,6 +222,15 @@ def attention(
     total = aten.sum.dim_IntList(weights, [-1], True)
     weights = weights / torch.where(total == 0, 1.0, total)
     return aten.matmul(weights.to(dtype).float(), value).to(dtype)
+
+
+def _repeat(x: Tensor, dim: int, count: int) -> Tensor:
+    """Each slice of ``x`` along ``dim``, from the end, ``count`` times in a row."""
+    size = list(x.shape)
+    size[dim] *= count
+    parts = [-1] * (x.dim() + 1)
+    parts[dim] = count
+    return x.unsqueeze(dim).expand(parts).reshape(size)
 
 
 _SINGLE = (torch.float32, torch.float16, torch.bfloat16)

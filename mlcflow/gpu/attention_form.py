@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mlcflow.gpu.mma_form import ROWS
-from mlcflow.graph.attention import Product, make_kernels
+from mlcflow.graph.attention import make_kernels
+from mlcflow.graph.attention_products import Product
 from mlcflow.mlir import ir
 
 WIDEST = 128

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from mlcflow.graph.attention_products import moves
 from mlcflow.graph.causal import note_causal
 from mlcflow.graph.fuse import fuse_in_rows
 from mlcflow.graph.generic import dims, generic
@@ -12,7 +13,6 @@ from mlcflow.graph.linalg_ops import (
     indexing_maps,
     inputs,
     is_contraction,
-    is_copy,
     is_elementwise,
     is_fill,
     is_generic,
@@ -22,7 +22,7 @@ from mlcflow.graph.linalg_ops import (
     owner,
     payload,
 )
-from mlcflow.graph.narrow_factors import PRODUCTS, narrow_inputs, read_factors
+from mlcflow.graph.narrow_factors import narrow_inputs, read_factors
 from mlcflow.graph.powers import is_maximum
 from mlcflow.mlir import arith, func, ir, linalg, tensor, walk
 from mlcflow.mlir import math as math_dialect
@@ -37,7 +37,7 @@ def arrange(function: func.FuncOp) -> None:
     times as far from their maximum as powers are from 0.
     """
     for op in walk(function):
-        if op.operation.name in PRODUCTS and (factors := narrow_inputs(op)):
+        if is_contraction(op) and (factors := narrow_inputs(op)):
             read_factors(op, factors)
     fuse_in_rows(function)
     note_causal(function)
@@ -58,13 +58,12 @@ def _read_in_place(function: func.FuncOp) -> None:
             continue
         maps, read = indexing_maps(op), list(inputs(op))
         for number, value in enumerate(inputs(op)):
-            copy = owner(value)
-            if copy is not None and is_generic(copy) and is_copy(copy):
+            while (copy := owner(value)) is not None and moves(copy):
                 # The dimension of the source that each loop of the copy goes over.
                 order = [e.position for e in indexing_maps(copy)[0].results]
                 results = [maps[number].results[position] for position in order]
                 maps[number] = ir.AffineMap.get(maps[number].n_dims, 0, results)
-                read[number] = inputs(copy)[0]
+                read[number] = value = inputs(copy)[0]
         _rebuild(op, read, maps)
 
 
@@ -176,11 +175,11 @@ def _divide_last(values: ir.OpView) -> None:
     values.operation.operands[0] = _rounded(powers, weights)
     product = values.results[0]
     kind = ir.RankedTensorType(product.type)
-    copy = next((u.owner.opview for u in product.uses if is_elementwise(u.owner)), None)
-    loops = dims(kind.rank)
-    last = values if copy is None else copy
-    # Loops go over the result in its order.
-    read = loops if copy is None else list(indexing_maps(copy)[0].results)
+    loops, read, last = dims(kind.rank), dims(kind.rank), values
+    while steps := [u.owner.opview for u in last.results[0].uses if is_elementwise(u.owner)]:
+        # Loops go over the result in its order.
+        order = list(indexing_maps(steps[0])[0].results)
+        last, read = steps[0], [order[each.position] for each in read]
     result = ir.RankedTensorType(last.results[0].type)
     block = values.operation.block
     end = block.operations[len(block.operations) - 1]
@@ -192,8 +191,8 @@ def _divide_last(values: ir.OpView) -> None:
         return made if result.element_type == made.type else arith.truncf(result.element_type, made)
 
     with ir.InsertionPoint(end), last.location:
-        place = outputs(copy)[0] if copy is not None else _start(values)
-        if copy is None:
+        place = outputs(last)[0] if last != values else _start(values)
+        if last == values:
             _accumulate_apart(values)
         # The sums come first, so that tiling computes them before the product.
         maps = [read[:-1], read, loops]

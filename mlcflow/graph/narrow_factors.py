@@ -15,12 +15,13 @@ from mlcflow.graph.linalg_ops import (
     is_generic,
     is_identity,
     iterators,
+    loop_kinds,
     outputs,
     owner,
     payload,
 )
 from mlcflow.graph.same_operation import element_type
-from mlcflow.mlir import ir, linalg, tensor, walk
+from mlcflow.mlir import arith, ir, linalg, tensor, walk
 from mlcflow.target import Target
 
 PRODUCTS = {"linalg.matmul": linalg.matmul, "linalg.batch_matmul": linalg.batch_matmul}
@@ -59,9 +60,20 @@ def _narrow(op: ir.OpView, target: Target) -> None:
 
 
 def read_factors(op: ir.OpView, factors: tuple[ir.Value, ir.Value]) -> None:
-    """Let one of ``PRODUCTS`` multiply ``factors``, widened to the type of its result."""
+    """Let ``op``, one of ``PRODUCTS`` or a generic that sums products of floating-point numbers,
+    multiply ``factors``, widened to the type of its result.
+    """
+
+    def body(left: ir.Value, right: ir.Value, total: ir.Value) -> ir.Value:
+        wide = [arith.extf(total.type, each) for each in (left, right)]
+        return arith.addf(total, arith.mulf(*wide))
+
     with ir.InsertionPoint(op), op.location:
-        product = PRODUCTS[op.operation.name](*factors, outs=[outputs(op)[0]])
+        if op.operation.name in PRODUCTS:
+            product = PRODUCTS[op.operation.name](*factors, outs=[outputs(op)[0]])
+        else:
+            maps = [list(each.results) for each in indexing_maps(op)]
+            product = generic(factors, outputs(op)[0], maps, loop_kinds(op), body)
     op.results[0].replace_all_uses_with(product)
     op.operation.erase()
 

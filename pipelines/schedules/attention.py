@@ -106,11 +106,15 @@ def _tile_values(schedule: Schedule, values: str, mi: int, lanes: int) -> list[L
 
 
 def _lies(product: ir.OpView) -> list[int]:
-    """The loops that the dimensions of the right matrix go with, counted as b, k, n."""
+    """The loops that the dimensions of the right matrix go with, counted as b, k, n.
+
+    Without those of ``b`` in which it stays the same.
+    """
     maps = indexing_maps(product)
-    depth = maps[0].n_dims
-    count = {depth - 1: depth - 3, depth - 2: depth - 2}
-    return [count.get(e.position, e.position) for e in maps[1].results]
+    *batch, k, n = [*range(maps[0].n_dims - 3), maps[0].n_dims - 1, maps[0].n_dims - 2]
+    read = [e.position for e in maps[1].results]
+    order = [loop for loop in [*batch, k, n] if loop in read]
+    return [order.index(loop) for loop in read]
 
 
 def _copy_panels(

@@ -6,12 +6,13 @@ import math
 
 from mlcflow.gpu.memory import SHARED_BYTES
 from mlcflow.gpu.mma_form import GPU_FMA, NVGPU_MMA, NVGPU_MMA_TF32, ROWS
-from mlcflow.graph.attention import product_of
+from mlcflow.graph.attention_products import product_of
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.linalg_ops import indexing_maps, inputs, owner
 from mlcflow.graph.same_operation import element_type
 from mlcflow.mlir import ir, tensor
 from mlcflow.pipelines.schedules.cuda_contraction import MOST_BLOCKS, bind_blocks
+from mlcflow.pipelines.schedules.cuda_threads import join
 from mlcflow.schedule.labels import Loop
 from mlcflow.schedule.rolling import Rows, read_rows
 from mlcflow.schedule.schedule import Schedule
@@ -42,7 +43,7 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
     *heads, queries, _, _ = kernel.loops
     rows = read_rows(kernel.root, len(heads))
     tile = None if isinstance(rows, str) else _tile(rows, math.prod(heads), target)
-    if isinstance(rows, str) or tile is None or max([1, *heads]) > MOST_BLOCKS:
+    if isinstance(rows, str) or tile is None or math.prod(heads) > MOST_BLOCKS:
         return None
     own, keys = tile
     schedule = Schedule(kernel)
@@ -54,7 +55,8 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
     held += [block for block in schedule.blocks() if block not in held]
     for product in ("root", values):
         _copy_tiles(schedule, product)
-    bind_blocks(schedule, blocks)
+    *over_heads, over_queries = blocks
+    bind_blocks(schedule, [join(schedule, over_heads), over_queries] if heads else blocks)
     for block in held:
         row = next(loop for loop in schedule.loops(block) if loop.op is None)
         warps, _ = schedule.split(row, [None, own])

@@ -128,11 +128,58 @@ class Heads(torch.nn.Module):
         return self.layers[3](F.scaled_dot_product_attention(*parts[:3]).transpose(1, 2).flatten(2))
 
 
-def test_heads_are_read_and_written_as_they_lie() -> None:
-    model, x = Heads(96, 4), torch.randn(1, 40, 96)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_heads_are_read_and_written_as_they_lie(batch: int) -> None:
+    model, x = Heads(96, 4), torch.randn(batch, 40, 96)
     exe = mlcflow.compile(model, x)
     assert set(kernel_rules(exe).values()) == {"attention", "contraction"}
     assert (exe(x) - model.double()(x.double())).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_masks_that_differ_between_batches(batch: int) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(batch, 3, ROWS, 8), *(torch.randn(batch, 3, COLUMNS, 8) for _ in range(2))
+    mask = torch.randn(batch, 1, ROWS, COLUMNS)
+    exe = mlcflow.compile(F.scaled_dot_product_attention, q, k, v, mask)
+    assert list(kernel_rules(exe).values()) == ["attention"]
+    exact = F.scaled_dot_product_attention(*(x.double() for x in (q, k, v, mask)))
+    assert (exe(q, k, v, mask) - exact).abs().max() < 5e-6
+
+
+def repeated(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """As the library transformers has it."""
+
+    def repeat(x: torch.Tensor) -> torch.Tensor:
+        batch, heads, length, width = x.shape
+        more = x[:, :, None].expand(batch, heads, q.shape[1] // heads, length, width)
+        return more.reshape(batch, q.shape[1], length, width)
+
+    return F.scaled_dot_product_attention(q, repeat(k), repeat(v), is_causal=True)
+
+
+def grouped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+@pytest.mark.parametrize("model", [repeated, grouped])
+@pytest.mark.parametrize(("batch", "heads"), [(1, 2), (2, 3), (2, 1)])
+def test_heads_of_k_and_v_that_several_of_q_share(model, batch: int, heads: int) -> None:
+    """They are read where they lie: there is no copy for each head of Q."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(batch, n, 40, 16) for n in (6, heads, heads))
+    exe = mlcflow.compile(model, q, k, v)
+    assert list(kernel_rules(exe).values()) == ["attention"]
+    exact = model(*(x.double() for x in (q, k, v)))
+    assert (exe(q, k, v) - exact).abs().max() < 5e-6
+
+
+def test_one_matrix_of_each() -> None:
+    q, k, v = torch.randn(20, 8), torch.randn(30, 8), torch.randn(30, 8)
+    exe = mlcflow.compile(F.scaled_dot_product_attention, q, k, v)
+    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    assert list(kernel_rules(exe).values()) == ["attention"]
+    assert (exe(q, k, v) - exact).abs().max() < 5e-6
 
 
 def test_accumulators_stay_in_registers() -> None:
