@@ -8,6 +8,8 @@ import time
 
 import numpy as np
 import pytest
+import test_cuda_maps
+import test_cuda_shared
 import torch
 from test_cuda_driver import layers
 from test_cuda_rules import CONTRACTIONS, ROWS, convolutions, models
@@ -16,7 +18,11 @@ from test_operations import FLOATS, VALUES, WRONG_INDICES
 
 import mlcflow
 from mlcflow.check.compare import compare
+from mlcflow.compiler import build_pipeline, load
+from mlcflow.frontends import Imported
 from mlcflow.gpu.driver import has_driver
+from mlcflow.mlir import parse
+from mlcflow.target import CUDA_CHIPS, Target
 
 pytestmark = [
     pytest.mark.gpu,
@@ -98,6 +104,25 @@ def test_a_large_product():
     expected = a.double() @ b.double()
     bound = 2048 * 2**-24 * (a.abs().double() @ b.abs().double())
     assert ((executable(a, b).double() - expected).abs() <= bound).all()
+
+
+def test_a_block_that_shares_more_than_a_kernel_declares():
+    executable = test_cuda_shared.make("cuda")
+    for _ in range(2):
+        a, b = test_cuda_shared.arrays()
+        test_cuda_shared.check(executable(a, b), a, b)
+
+
+def test_a_tensor_map():
+    """The chip finds the array by the map that host code has made."""
+    chips = list(CUDA_CHIPS)
+    if chips.index(Target.host_gpu().chip) < chips.index("sm_90"):
+        pytest.skip("the GPU is older than sm_90")
+    module = parse(test_cuda_maps.copy(swizzle="none"))
+    executable = load(Imported(module), build_pipeline("cuda", "cuda"), start="launch")
+    a = np.arange(96 * 128).reshape(96, 128).astype(test_cuda_maps.bfloat16(1).dtype)
+    found = np.diag(executable(a).astype(np.float32))
+    np.testing.assert_array_equal(found, np.diag(a)[:64].astype(np.float32))
 
 
 def test_a_failed_assertion_leaves_the_device_usable():

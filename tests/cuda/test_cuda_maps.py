@@ -207,6 +207,7 @@ func.func @main(%a: memref<96x128xbf16> {{mlcflow.input = "a"}},
     %first = arith.cmpi eq, %tx, %c0 : index
     scf.if %first {{
       nvgpu.mbarrier.init %barrier[%c0], %one : !barrier
+      nvvm.fence.mbarrier.init
     }}
     gpu.barrier
     scf.if %first {{
@@ -225,14 +226,18 @@ func.func @main(%a: memref<96x128xbf16> {{mlcflow.input = "a"}},
 """
 
 
+def copy(rows=64, swizzle="swizzle_128b"):
+    """Text of a program whose chip copies a box of ``a``; its diagonal goes to ``b``."""
+    written = MAP.format(tensor="64x64xbf16", space=3, swizzle=swizzle)
+    return COPY.format(map=written, rows=rows)
+
+
 @pytest.mark.parametrize("rows", ["64", "?"])
 def test_what_the_assembler_takes(rows):
     """The chip reads the map where the launch has put it; arrays of known shapes, and of open."""
     pytest.importorskip("llvmlite")
-    written = MAP.format(tensor="64x64xbf16", space=3, swizzle="swizzle_128b")
-    module = parse(COPY.format(map=written, rows=rows))
     target = Target.parse("cuda:sm_90a")
-    stages = build_pipeline("cuda", target).run(module, start="launch", until="ptx")
+    stages = build_pipeline("cuda", target).run(parse(copy(rows)), start="launch", until="ptx")
     text = ptx.ptx_of(stages["ptx"])
     (number,) = re.findall(r"\.param \.align 64 \.b8 main_kernel_param_(\d+)\[128\]", text)
     assert text.count("cp.async.bulk.tensor.2d.shared::cluster.global") == 1
@@ -245,10 +250,7 @@ def test_what_the_assembler_takes(rows):
 
 
 def test_maps_from_elsewhere():
-    written = MAP.format(tensor="64x64xbf16", space=3, swizzle="swizzle_128b")
-    text = COPY.format(map=written, rows=64).replace(
-        "func.func @main(", "func.func @main(%m: !map,"
-    )
+    text = copy().replace("func.func @main(", "func.func @main(%m: !map,")
     text = re.sub(r"%map = nvgpu.*", "", text).replace("load %map", "load %m")
     with pytest.raises(mlcflow.LoweringError, match="made in the function which launches"):
         stages = build_pipeline("cuda", "cuda:sm_90a")

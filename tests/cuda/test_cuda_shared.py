@@ -60,17 +60,16 @@ def check(found, a, b):
 
 @pytest.fixture
 def executable(gpu):
-    return make(gpu)
+    return make(on_stage=gpu.on_stage)
 
 
-def make(gpu):
-    """The program on the driver of the test."""
+def make(target="cuda:sm_90", **options):
+    """The program, loaded."""
     pytest.importorskip("llvmlite")
     module = clone(program())
     with module.context, ir.Location.unknown():
         normalize_interface(module)
-    pipeline = build_pipeline("cuda", "cuda:sm_90")
-    return load(Imported(module), pipeline, start="bufferize", on_stage=gpu.on_stage)
+    return load(Imported(module), build_pipeline("cuda", target), start="bufferize", **options)
 
 
 def test_numbers(gpu, executable):
@@ -84,7 +83,7 @@ def test_numbers(gpu, executable):
 
 def test_as_a_graph(gpu, monkeypatch):
     monkeypatch.setattr(graphs, "FEWEST", 1)
-    executable = make(gpu)
+    executable = make(on_stage=gpu.on_stage)
     for _ in range(2):
         a, b = arrays()
         check(executable(a, b), a, b)
