@@ -11,10 +11,12 @@ import ctypes
 import itertools
 from collections.abc import Callable, Sequence
 
+import barrier_calls
 import cpu_warps
 import greenlet
 import numpy as np
 import warpgroup_calls as groups
+from cpu_barriers import Barriers
 from cpu_proxies import Proxies
 from cpu_shared import SharedMemory, descriptor
 from cpu_warpgroups import SIZE, Meeting, Warpgroups
@@ -27,6 +29,7 @@ from mlcflow.pipelines.reference import to_llvm
 from mlcflow.target import Target
 
 BARRIER, SHUFFLE, VALID = "test_barrier", "test_shuffle", "test_shuffle_valid"
+_PATIENCE = 3  # turns in which nobody gets on, before it is said that nobody ever will
 IDS = 12  # block, thread, grid and block size, each x, y, z
 _KINDS = (gpu.BlockIdOp, gpu.ThreadIdOp, gpu.GridDimOp, gpu.BlockDimOp)
 
@@ -51,9 +54,8 @@ class CpuKernel:
         self.memory = SharedMemory(function)
         self.shared = self.memory.kinds
         names = {op.operation.name for op in walk(function)}
-        self.waits = bool(
-            names & {"gpu.barrier", "gpu.shuffle", *cpu_warps.TOGETHER, *groups.TOGETHER}
-        )
+        together = ("gpu.barrier", "gpu.shuffle", *cpu_warps.TOGETHER, *groups.TOGETHER)
+        self.waits = any(name.startswith((*together, *barrier_calls.TOGETHER)) for name in names)
         self._module = _as_function(function, self.name, self.shared, globals_)
         for step in to_llvm(Target.host()):
             step(self._module)
@@ -117,34 +119,40 @@ class _Threads:
     def __init__(self) -> None:
         self._hub = greenlet.getcurrent()
         self._slots: list[list[tuple[int, int]]] = []
-        self._turn, self._problem = 0, ""
+        self.turn, self._problem = 0, ""
         self._at_barrier: list[bool] = []
         self._is_valid: list[bool] = []
         self._running = 0
-        self.warps = warps = cpu_warps.Warps(self._meet)
+        self.warps = warps = cpu_warps.Warps(self.meet)
         word = ctypes.c_int64
         self._blocked: list[bool] = []
         self._moved = self._stopped = False
         self._meetings: dict[int, Meeting] = {}
         self.proxies = proxies = Proxies()
         warps.on_copy, warps.on_landing = proxies.asked, proxies.landed
-        self.warpgroups = together = Warpgroups(self._together, self._meet, proxies)
+        self.warpgroups = together = Warpgroups(self, proxies)
+        self.barriers = bars = Barriers(proxies, self.until, lambda: self.turn)
         functions = {
             groups.MMA: together.mma, groups.FENCE: together.fence, groups.COMMIT: together.commit,
             groups.WAIT: together.wait, groups.TIE: together.tie, groups.VALUE: together.value,
-            groups.PROXY: proxies.fence, groups.STORED: proxies.stored,
+            groups.PROXY: self._fence, groups.STORED: proxies.stored,
+            barrier_calls.INIT: bars.init, barrier_calls.INVAL: bars.inval,
+            barrier_calls.FENCE: bars.fence, barrier_calls.ARRIVE: bars.arrive,
+            barrier_calls.EXPECT: bars.expect, barrier_calls.WAIT: bars.wait,
+            barrier_calls.TEST: bars.test, barrier_calls.COPY: bars.copy,
+            barrier_calls.ELECT: lambda thread: thread % 32 == 0,
+            cpu_warps.COPY: warps.copy, cpu_warps.COMMIT: warps.commit, cpu_warps.WAIT: warps.wait,
         }  # fmt: skip
+        arguments = groups.ARGUMENTS | barrier_calls.ARGUMENTS | cpu_warps.ARGUMENTS
         self.callbacks = {
-            name: ctypes.PYFUNCTYPE(
-                word if name == groups.VALUE else None, *[word] * groups.ARGUMENTS[name]
-            )(self._of_thread(function))
-            for name, function in functions.items()
+            name: ctypes.PYFUNCTYPE(word if gives else None, *[word] * takes)(
+                self._of_thread(functions[name])
+            )
+            for name, (takes, gives) in arguments.items()
+            if name in functions
         } | {
             cpu_warps.LDMATRIX: ctypes.PYFUNCTYPE(word, *[word] * 3)(self._kept(warps.ldmatrix)),
             cpu_warps.MMA: ctypes.PYFUNCTYPE(word, *[word] * 11)(self._kept(warps.mma)),
-            cpu_warps.COPY: ctypes.PYFUNCTYPE(None, *[word] * 3)(self._of_thread(warps.copy)),
-            cpu_warps.COMMIT: ctypes.PYFUNCTYPE(None)(self._of_thread(warps.commit)),
-            cpu_warps.WAIT: ctypes.PYFUNCTYPE(None, word)(self._of_thread(warps.wait)),
             BARRIER: ctypes.PYFUNCTYPE(None)(self._kept(self._wait)),
             VALID: ctypes.PYFUNCTYPE(ctypes.c_int64)(self._valid),
             SHUFFLE: ctypes.PYFUNCTYPE(
@@ -155,13 +163,15 @@ class _Threads:
     def run(self, calls: list) -> None:
         self._hub = greenlet.getcurrent()
         self._slots = [[(0, 0), (0, 0)] for _ in calls]
-        self._turn, self._problem, self._stopped = 0, "", False
+        self.turn, self._problem, self._stopped = 0, "", False
         self.warps.start()
         self.warpgroups.start()
+        self.barriers.start()
         self._blocked, self._meetings = [False] * len(calls), {}
         self._at_barrier = [False] * len(calls)
         self._is_valid = [False] * len(calls)
         threads = [greenlet.greenlet(call) for call in calls]
+        stalled = 0
         while live := [n for n, thread in enumerate(threads) if not thread.dead]:
             # Those in a shuffle go on among themselves, while others wait at a barrier.
             ready = [n for n in live if not self._at_barrier[n]]
@@ -170,19 +180,31 @@ class _Threads:
                     self._problem = f"{len(live)} of {len(threads)} threads wait for the others"
                     break
                 ready, self._at_barrier = live, [False] * len(calls)
-                self.proxies.barriers += 1
-            self._turn += 1
+                self.proxies.meet()
+            self.turn += 1
             self._moved = not all(self._blocked[number] for number in ready)
             for number in ready:
                 self._running = number
                 threads[number].switch()
-            if not self._moved:
-                self._problem = (
-                    f"threads wait for each other for ever, thread {ready[0]} among them"
-                )
+            stalled = 0 if self._moved or self._land() else stalled + 1
+            if stalled > _PATIENCE:
+                self._problem = f"threads wait for ever, thread {ready[0]} among them"
             if self._problem:
                 break
         self._end(threads)
+
+    def _land(self) -> bool:
+        """Nobody can go on: let bulk copies land, or products be there."""
+        try:
+            return self.barriers.land() or self.warpgroups.finish()
+        except Exception as error:
+            self._problem = f"{type(error).__name__}: {error}"
+            return True
+
+    def _fence(self, thread: int) -> None:
+        """``fence.proxy.async``"""
+        self.proxies.fence(thread)
+        self.barriers.fence(thread)
 
     def _end(self, threads: list[greenlet.greenlet]) -> None:
         """Let all threads end, without waiting for anything, and say what went wrong."""
@@ -191,7 +213,7 @@ class _Threads:
             self._running = number
             if not thread.dead:
                 thread.switch()
-        self._problem = self._problem or self.warpgroups.problem()
+        self._problem = self._problem or self.warpgroups.problem() or self.barriers.problem()
         if self._problem:
             raise Divergence(self._problem)
 
@@ -220,15 +242,15 @@ class _Threads:
     def _of_thread(self, function):
         return self._kept(lambda *words: function(self._running, *words))
 
-    def _until(self, is_so: Callable[[], bool]) -> None:
-        """Let the others go on until it is so."""
-        thread, self._moved = self._running, True
+    def until(self, is_so: Callable[[], bool], polls: bool = False) -> None:
+        """Let the others go on until it is so. Who polls gets nowhere by that."""
+        thread, self._moved = self._running, self._moved or not polls
         while not is_so():
             self._blocked[thread] = True
             self._pause()
-        self._blocked[thread], self._moved = False, True
+        self._blocked[thread], self._moved = False, self._moved or not polls
 
-    def _together(self, words: tuple) -> Meeting:
+    def together(self, words: tuple) -> Meeting:
         """Wait until all threads of the warpgroup have brought their words; go on in one turn."""
         number = self._running // SIZE
         if (number + 1) * SIZE > len(self._slots):
@@ -236,14 +258,14 @@ class _Threads:
         meeting = self._meetings.setdefault(number, Meeting())
         meeting.words[self._running] = words
         if len(meeting.words) == SIZE:
-            meeting.turn = self._turn
+            meeting.turn = self.turn
             del self._meetings[number]
-        self._until(lambda: meeting.turn is not None and meeting.turn < self._turn)
+        self.until(lambda: meeting.turn is not None and meeting.turn < self.turn)
         return meeting
 
-    def _meet(self, words: tuple[int, ...]) -> tuple[int, list[tuple[int, ...]]]:
+    def meet(self, words: tuple[int, ...]) -> tuple[int, list[tuple[int, ...]]]:
         """Wait until all lanes of the warp have brought their words."""
-        thread, turn = self._running, self._turn
+        thread, turn = self._running, self.turn
         self._slots[thread][turn % 2] = turn, words
         self._pause()
         first = thread - thread % 32
@@ -257,7 +279,7 @@ class _Threads:
         self._pause()
 
     def _shuffle(self, value: int, offset: int, width: int, mode: int) -> int:
-        thread, turn = self._running, self._turn
+        thread, turn = self._running, self.turn
         self._slots[thread][turn % 2] = turn, value  # two: others may read while some go on
         self._pause()
         base, lane = thread - thread % 32, thread % 32
@@ -316,8 +338,10 @@ def _as_function(
         func.FuncOp(VALID, ([], [i64]), visibility="private")
         cpu_warps.declare()
         groups.declare()
+        barrier_calls.declare()
         result = func.FuncOp(name, (kinds, []))
-    watched = any(op.operation.name in groups.TOGETHER for op in walk(function))
+    together = (*groups.TOGETHER, *barrier_calls.TOGETHER)
+    watched = any(op.operation.name.startswith(together) for op in walk(function))
     for block in list(copy.regions[0].blocks):
         block.append_to(result.operation.regions[0])
     moved = result.operation.regions[0].blocks[0]
@@ -363,7 +387,7 @@ def _spread(value: ir.Value) -> None:
 
 def _replace(op: ir.OpView, ids: list[ir.Value]) -> None:
     """Operations of the gpu dialect in terms of the ids and of calls."""
-    if cpu_warps.replace(op) or groups.replace(op):
+    if cpu_warps.replace(op) or groups.replace(op) or barrier_calls.replace(op):
         return
     if isinstance(op, gpu.ReturnOp):
         with ir.InsertionPoint(op):

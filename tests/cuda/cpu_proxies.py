@@ -1,21 +1,27 @@
-"""Which bytes of shared memory what is asynchronous may read.
+"""Which bytes of shared memory what is asynchronous may read and write.
 
 Threads write through the generic proxy, ``cp.async`` included. Before ``wgmma`` reads what they
-wrote, who wrote executes ``fence.proxy.async``, and after that all meet at a barrier.
+wrote, or a bulk copy overwrites it, who wrote executes ``fence.proxy.async``, and after that all
+meet at a barrier. What a bulk copy wrote is there for who waited for its mbarrier.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from cpu_shared import WINDOW, SharedMemory
 from cpu_warps import Problem
+
+_BULK = 1 << 20
 
 
 class Proxies:
     """What the threads of one block wrote to shared memory, at which place of the window.
 
     The mark of a byte is 0 if nobody wrote it; ``n + 1`` if thread ``n`` did, without a fence
-    since then; ``-1 - n`` if a fence came after ``n`` barriers.
+    since then; ``-1 - n`` if a fence came after ``n`` barriers; ``_BULK + n`` if it is of bulk
+    copy ``n``.
     """
 
     def __init__(self) -> None:
@@ -24,12 +30,15 @@ class Proxies:
         self._taken = np.zeros(WINDOW, bool)
         self._landed: dict[int, list[slice]] = {}
         self.memory = np.zeros(0, np.uint8)
+        self._bulk: list[tuple[int, int] | None] = []
+        self._seen: dict[tuple[int, int], int] = {}
+        self._known: dict[int, int] = {}
 
     def start(self, shared: SharedMemory) -> None:
         """Forget the last block."""
         self.base, self.memory, self.barriers = shared.window, shared.bytes, 0
         self._marks[:], self._taken[:] = 0, False
-        self._landed = {}
+        self._landed, self._bulk, self._seen, self._known = {}, [], {}, {}
         for first, nbytes in shared.spans:
             self._taken[first : first + nbytes] = True
 
@@ -53,19 +62,58 @@ class Proxies:
             marks = self._marks[span]
             marks[marks == thread + 1] = -1 - self.barriers
 
-    def read(self, places: np.ndarray, nbytes: int) -> np.ndarray:
-        """Elements of ``nbytes`` at these places, as whole numbers."""
+    def holds(self, address: int, nbytes: int) -> bool:
+        """Whether these bytes are shared memory of the block."""
+        span = self._span(address, nbytes)
+        return span.stop - span.start == nbytes and bool(self._taken[span].all())
+
+    def taken(self, places: np.ndarray) -> np.ndarray:
+        """Which of these places are in a buffer of the block."""
+        return (places < WINDOW) & self._taken[np.minimum(places, WINDOW - 1)]
+
+    def overwrite(self, places: np.ndarray) -> int:
+        """A bulk copy will write there; gives its number."""
+        self._check(self._marks[places], "a bulk copy overwrites")
+        self._bulk.append(None)
+        self._marks[places] = _BULK + len(self._bulk) - 1
+        return len(self._bulk) - 1
+
+    def arrived(self, number: int, barrier: int, phase: int) -> None:
+        """A bulk copy has written; it is there for who has seen the end of this phase."""
+        self._bulk[number] = barrier, phase
+
+    def seen(self, thread: int, barrier: int, phase: int) -> None:
+        """A thread has waited until this phase, and all copies of the ones before are there."""
+        self._seen[thread, barrier] = phase
+
+    def meet(self) -> None:
+        """All threads have met at a barrier: each knows what the others have waited for."""
+        self.barriers += 1
+        for (_, barrier), phase in list(self._seen.items()):
+            self._known[barrier] = max(phase, self._known.get(barrier, -1))
+
+    def read(self, places: np.ndarray, nbytes: int, threads: Iterable[int]) -> np.ndarray:
+        """Elements of ``nbytes`` at these places, as whole numbers; for ``threads``."""
         if not (self._taken[places] & self._taken[places + nbytes - 1]).all():
             raise Problem("an operand reaches out of the shared memory of its block")
         marks = self._marks[places]
-        if (marks > 0).any():
+        self._check(marks, "wgmma reads")
+        for number in np.unique(marks[marks >= _BULK]) - _BULK:
+            barrier, phase = self._bulk[number] or (0, 0)
+            known = self._known.get(barrier, -1)
+            if any(self._seen.get((thread, barrier), known) <= phase for thread in threads):
+                raise Problem("wgmma reads what a bulk copy writes that was not waited for")
+        return self.peek(places, nbytes)
+
+    def _check(self, marks: np.ndarray, what: str) -> None:
+        generic = marks[(marks > 0) & (marks < _BULK)]
+        if generic.size:
             raise Problem(
-                f"wgmma reads what thread {marks.max() - 1} wrote without fence.proxy.async after"
+                f"{what} what thread {generic.max() - 1} wrote without fence.proxy.async after"
                 " the write, or after the wait for its copy"
             )
         if (marks == -1 - self.barriers).any():
-            raise Problem("wgmma reads what was written and fenced, but no barrier came since")
-        return self.peek(places, nbytes)
+            raise Problem(f"{what} what was written and fenced, but no barrier came since")
 
     def peek(self, places: np.ndarray, nbytes: int) -> np.ndarray:
         """What lies there, whoever wrote it."""

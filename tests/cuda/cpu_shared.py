@@ -12,6 +12,7 @@ POISON = 0xFF  # of every byte: not a number, for every floating-point type
 WINDOW = 256 << 10  # the low 18 bits of an address are its place in shared memory
 RESERVED = 1 << 10  # of the window, for the system: no buffer is at 0
 DYNAMIC_ALIGNMENT = 1 << 10
+LEAST_ALIGNMENT = 16
 
 
 class OutOfBounds(Exception):
@@ -30,12 +31,13 @@ class SharedMemory:
         count = len(ir.FunctionType(function.function_type.value).inputs)
         arguments = list(function.regions[0].blocks[0].arguments)
         self.kinds = [ir.MemRefType(value.type) for value in arguments[count:]]
-        self._places, end = [], RESERVED
+        self._places, end, needed = [], RESERVED, RESERVED
         for kind, alignment in zip(self.kinds, _alignments(function, self.kinds), strict=True):
-            self._places.append(_rounded(end, alignment))
+            needed = _rounded(needed, alignment) + size_of(kind)
+            self._places.append(_aligned(end, max(alignment, LEAST_ALIGNMENT)))
             end = self._places[-1] + size_of(kind)
-        self.declared, self.window = end - RESERVED, 0
-        self.bytes, self._end = np.empty(0, np.uint8), end
+        self.declared, self.window = needed - RESERVED, 0
+        self.bytes, self._declared_end, self._end = np.empty(0, np.uint8), end, end
         self.spans: list[tuple[int, int]] = []
 
     def open(self, dynamic: int) -> list[int]:
@@ -48,7 +50,7 @@ class SharedMemory:
         fields: list[int] = []
         for kind, place in zip(self.kinds, self._places, strict=True):
             fields += descriptor(self.window + place, kind)
-        place = _rounded(RESERVED + self.declared, DYNAMIC_ALIGNMENT if dynamic else 1)
+        place = _rounded(self._declared_end, DYNAMIC_ALIGNMENT if dynamic else 1)
         self._end = place + dynamic
         sizes = [size_of(kind) for kind in self.kinds]
         self.spans = [*zip(self._places, sizes, strict=True), (place, dynamic)]
@@ -76,6 +78,12 @@ def _alignments(function: gpu.GPUFuncOp, kinds: list[ir.MemRefType]) -> list[int
     known = [ir.DictAttr(entry) for entry in function.attributes["workgroup_attrib_attrs"]]
     key = "llvm.align"
     return [ir.IntegerAttr(entry[key]).value if key in entry else 1 for entry in known]
+
+
+def _aligned(place: int, alignment: int) -> int:
+    """The next place of this alignment, and no better: who needs more has to say so."""
+    place = _rounded(place, alignment)
+    return place + alignment * (alignment < DYNAMIC_ALIGNMENT and place // alignment % 2 == 0)
 
 
 def _rounded(place: int, alignment: int) -> int:

@@ -2,7 +2,7 @@
 
 The sums are there when they are waited for, and not before: until then a register holds a ticket,
 which is not a number for whoever computes with it. Factors are read when the product is asked for,
-and compared with what lies there when it is waited for.
+and compared with what lies there when it is there: for one warp after the other, as late as can be.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -32,7 +32,7 @@ _TICKETS = 1 << 14
 
 @dataclass
 class Meeting:
-    """Threads of a warpgroup and the words they brought; ``turn`` is when the last one came."""
+    """Threads and the words they brought; ``turn`` is when it was over."""
 
     words: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     turn: int | None = None
@@ -49,17 +49,26 @@ class _Product:
     done: set[int] = field(default_factory=set)
 
 
+class Threads(Protocol):
+    """What runs the threads of a block: :class:`cpu_kernels._Threads`."""
+
+    turn: int
+
+    def together(self, words: tuple) -> Meeting:
+        """Wait until all threads of a warpgroup have come."""
+
+    def meet(self, words: tuple) -> Any:
+        """Wait until all lanes of a warp have come."""
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        """Let the others go on until it is so."""
+
+
 class Warpgroups:
-    """The functions, for the threads of one block.
+    """The functions, for the threads of one block."""
 
-    ``together(words)`` waits until all threads of a warpgroup have come, ``meet(words)`` until
-    all lanes of a warp have.
-    """
-
-    def __init__(
-        self, together: Callable[[tuple], Meeting], meet: Callable[[tuple], Any], proxies: Proxies
-    ) -> None:
-        self._together, self._meet, self._proxies = together, meet, proxies
+    def __init__(self, threads: Threads, proxies: Proxies) -> None:
+        self._threads, self._proxies = threads, proxies
         self.start()
 
     def start(self) -> None:
@@ -69,6 +78,7 @@ class Warpgroups:
         self._fenced: set[int] = set()
         self._open: dict[int, list[_Product]] = {}
         self._groups: dict[int, list[list[_Product]]] = {}
+        self._late: dict[int, Meeting] = {}
 
     def problem(self) -> str:
         """What is wrong when all threads have ended, or nothing."""
@@ -84,7 +94,7 @@ class Warpgroups:
         registers = np.frombuffer(
             (ctypes.c_uint32 * (words[3] // 2)).from_address(where), np.uint32
         )
-        meeting = self._together((*words, registers.copy()))
+        meeting = self._threads.together((*words, registers.copy()))
         if meeting.result is None:
             meeting.result = self._ask(meeting)
         product = meeting.result
@@ -103,7 +113,7 @@ class Warpgroups:
         depth, factors = 32 // size, []
         for word, turned, extent in ((a, a_turned, ROWS), (b, b_turned, n)):
             where = places(word & (1 << 64) - 1, bool(turned), size, extent, depth)
-            factors.append((where, self._proxies.read(where, size)))
+            factors.append((where, self._proxies.read(where, size, threads)))
         left, right = (_values(bits, type_) for _, bits in factors)
         product = left @ right.T
         start = _as_matrix(sums) if adds else 0
@@ -132,13 +142,24 @@ class Warpgroups:
 
     def wait(self, thread: int, count: int) -> None:
         """``wgmma.wait_group``: all but the last ``count`` groups are there."""
-        self._meet((count,))
+        self._threads.meet((count,))
         groups = self._groups.get(thread, [])
+        if len(groups) > count:
+            late = self._late.setdefault(thread // 32, Meeting())
+            self._threads.until(lambda: late.turn is not None and late.turn < self._threads.turn)
         while len(groups) > count:
             for product in groups.pop(0):
                 self._check(thread, product)
                 product.done.add(thread)
         self._fenced.discard(thread)
+
+    def finish(self) -> bool:
+        """Let the products be there that a warp waits for; whether one does."""
+        if self._late:
+            _, late = self._late.popitem()
+            late.turn = self._threads.turn
+            return True
+        return False
 
     def _check(self, thread: int, product: _Product) -> None:
         if thread % 32:  # the lanes of a warp wait as one

@@ -12,8 +12,11 @@ from mlcflow.mlir import arith, func, ir, llvm, memref, nvvm, vector, walk
 MMA, FENCE, COMMIT = "test_wgmma", "test_wgmma_fence", "test_wgmma_commit"
 WAIT, TIE, VALUE = "test_wgmma_wait", "test_wgmma_tie", "test_wgmma_value"
 PROXY, STORED = "test_proxy_fence", "test_stored"
-ARGUMENTS = {MMA: 8, FENCE: 0, COMMIT: 0, WAIT: 1, TIE: 3, VALUE: 1, PROXY: 0, STORED: 2}
-"""How many words these functions take; VALUE gives one."""
+ARGUMENTS = {
+    MMA: (8, 0), FENCE: (0, 0), COMMIT: (0, 0), WAIT: (1, 0), TIE: (3, 0), VALUE: (1, 1),
+    PROXY: (0, 0), STORED: (2, 0),
+}  # fmt: skip
+"""How many words these functions take and give."""
 TOGETHER = ("nvvm.wgmma.mma_async",)
 _WAITS = re.compile(r"\s*wgmma\.wait_group\.sync\.aligned (\d+);")
 _LAYOUTS = {"A": "row", "B": "col"}  # of K-major factors
@@ -29,9 +32,8 @@ def _word(number: int) -> ir.Value:
 
 def declare() -> None:
     """Declarations of the functions, at the insertion point."""
-    for name, takes in ARGUMENTS.items():
-        gives = [_i64()] if name == VALUE else []
-        func.FuncOp(name, ([_i64()] * takes, gives), visibility="private")
+    for name, (takes, gives) in ARGUMENTS.items():
+        func.FuncOp(name, ([_i64()] * takes, [_i64()] * gives), visibility="private")
 
 
 def replace(op: ir.OpView) -> bool:
