@@ -17,7 +17,7 @@ from mlcflow.gpu.device_memory import (
 from mlcflow.gpu.dynamic_memory import declare_dynamic_memory, share_dynamically
 from mlcflow.gpu.host_calls import call_driver, link_driver
 from mlcflow.gpu.launch import map_to_launches
-from mlcflow.gpu.lower import lower_all_reduce, name_kernels, to_nvvm
+from mlcflow.gpu.lower import keep_registers, lower_all_reduce, name_kernels, to_nvvm
 from mlcflow.gpu.ptx import kernels_to_ptx
 from mlcflow.gpu.tensor_cores import mark_swizzles, to_tensor_cores
 from mlcflow.graph.assertions import report_assertions
@@ -80,7 +80,12 @@ def pipeline(target: Target, *, fast_math: bool = True, precision: str = "exact"
             Stage("vectors", lower_vectors),
             Stage("launch", *launch()),
             Stage("outline", *outline(target)),
-            Stage("nvvm", *to_nvvm(fast_math=fast_math), declare_dynamic_memory),
+            Stage(
+                "nvvm",
+                *to_nvvm(fast_math=fast_math),
+                declare_dynamic_memory,
+                keep_registers(target),
+            ),
             Stage("ptx", kernels_to_ptx(target)),
             Stage("llvm", call_driver, *host_to_llvm(), link_driver),
         ),

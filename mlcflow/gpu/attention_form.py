@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlcflow.gpu.mma_form import ROWS
+from mlcflow.gpu.mma_form import COLUMNS, ROWS
 from mlcflow.graph.attention import make_kernels
 from mlcflow.graph.attention_products import Product
 from mlcflow.mlir import ir
@@ -23,5 +23,5 @@ def _suits(scores: Product, values: Product, kind: str) -> bool:
         kind in KINDS
         and min(scores.rows, scores.columns) >= ROWS
         and max(widths) <= WIDEST
-        and not any(width % ROWS for width in widths)
+        and not any(width % COLUMNS for width in widths)
     )

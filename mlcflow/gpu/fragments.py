@@ -139,14 +139,14 @@ class Factor:
         inside = arith.remui(position, lanes)
         return [*outer, line, arith.addi(arith.muli(piece, lanes), inside)]
 
-    def matrices(self, row: ir.Value, column: ir.Value) -> ir.Value:
-        """Four 8 x 8 tiles (of 16 bits; 8 x 4 of 32), lane ``l`` giving where row ``l % 8`` of tile
-        ``l / 8`` begins.
+    def matrices(self, row: ir.Value, column: ir.Value, count: int = 4) -> ir.Value:
+        """``count`` 8 x 8 tiles (of 16 bits; 8 x 4 of 32), 4 at most, lane ``l`` giving where row
+        ``l % 8`` of tile ``l / 8`` begins.
         """
         words = 32 // self.width
-        kind = ir.VectorType.get([4, words], self.element)
+        kind = ir.VectorType.get([count, words], self.element)
         where = self.at(row, column)
-        return nvgpu.LdMatrixOp(kind, self.place.buffer, where, not self.across, 4).res
+        return nvgpu.LdMatrixOp(kind, self.place.buffer, where, not self.across, count).res
 
     def elements(self, at: Sequence[tuple[ir.Value, ir.Value]]) -> ir.Value:
         """Registers of elements read one by one, at (place along the sums, place along k)."""
@@ -173,60 +173,83 @@ def stack(rows: Sequence[ir.Value]) -> ir.Value:
     return whole
 
 
+def fill(rows: Sequence[ir.Value], count: int) -> ir.Value:
+    """Registers, ``count`` of them: ``rows``, and zeros where the reduction has ended."""
+    kind = ir.VectorType(rows[0].type)
+    zero = ir.FloatAttr.get(kind.element_type, 0.0)
+    nothing = [arith.constant(kind, ir.DenseElementsAttr.get_splat(kind, zero))]
+    return stack([*rows, *nothing * (count - len(rows))])
+
+
 def read_left(factor: Factor, who: Lane, row: int, k: int, depth: int) -> ir.Value:
-    """The registers of a 16 x ``depth`` tile of A."""
+    """The registers of a 16 x ``depth`` tile of A; ``depth`` may be half of an instruction's."""
+    half = PIECE * 8 // factor.width
     if factor.has_matrices():
         sixteen = constant_index(16)
         line = _plus(arith.remui(who.number, sixteen), row)
-        half = arith.muli(arith.divui(who.number, sixteen), constant_index(depth // 2))
-        return factor.matrices(line, _plus(half, k))
+        if depth == half:
+            two = factor.matrices(line, constant_index(k), 2)
+            return fill([vector.extract(two, [], [number]) for number in (0, 1)], 4)
+        along = arith.muli(arith.divui(who.number, sixteen), constant_index(half))
+        return factor.matrices(line, _plus(along, k))
     at = [
         (_plus(who.group, row + below), each)
-        for right in (0, depth // 2)
+        for right in range(0, depth, half)
         for below in (0, 8)
         for each in _along_k(who, k + right, factor.width)
     ]
-    return factor.elements(at)
+    found = factor.elements(at)
+    return fill([vector.extract(found, [], [n]) for n in (0, 1)], 4) if depth == half else found
 
 
 def read_right(
-    factor: Factor, who: Lane, column: int, k: int, depth: int, *, neighbours: bool = False
+    factor: Factor,
+    who: Lane,
+    column: int,
+    k: int,
+    depth: int,
+    *,
+    tiles: int = 2,
+    neighbours: bool = False,
 ) -> list[ir.Value]:
-    """The registers of two ``depth`` x 8 tiles of B next to each other.
+    """The registers of ``depth`` x 8 tiles of B, one or two next to each other.
 
-    ``neighbours``: steps of the reduction that lie next to each other in the place of those that
-    lie ``depth // 2`` apart.
+    ``depth`` may be half of an instruction's. ``neighbours``: steps of the reduction that lie next
+    to each other in the place of those that lie half of that apart.
     """
+    half = PIECE * 8 // factor.width
+    columns = range(column, column + tiles * 8, 8)
     if neighbours:
         rows = [_plus(arith.muli(who.rest, constant_index(2)), k + side) for side in (0, 1)]
-        tiles = [_plus(who.group, tile) for tile in (column, column + 8)]
-        return [factor.elements([(across, row) for row in rows]) for across in tiles]
+        places = [_plus(who.group, tile) for tile in columns]
+        return [factor.elements([(across, row) for row in rows]) for across in places]
+    parts = depth // half
     if factor.has_matrices():
-        eight, sixteen = constant_index(8), constant_index(16)
-        upper = arith.divui(who.number, sixteen)
-        if factor.across:  # B[n, k]
-            line = arith.addi(arith.remui(who.number, eight), arith.muli(upper, eight))
-            half = arith.remui(arith.divui(who.number, eight), constant_index(2))
-            along = arith.muli(half, constant_index(depth // 2))
-            four = factor.matrices(_plus(line, column), _plus(along, k))
-        else:
-            line = _plus(arith.remui(who.number, sixteen), k)
-            four = factor.matrices(line, _plus(arith.muli(upper, eight), column))
-        rows = [vector.extract(four, [], [number]) for number in range(4)]
-        return [stack(rows[:2]), stack(rows[2:])]
-    found = []
-    for tile in (column, column + 8):
-        across = _plus(who.group, tile)
-        found.append(
-            factor.elements(
-                [
-                    (across, each)
-                    for down in (0, depth // 2)
-                    for each in _along_k(who, k + down, factor.width)
-                ]
-            )
-        )
-    return found
+        found = _matrices(factor, who, column, k, tiles, parts)
+        registers = [vector.extract(found, [], [number]) for number in range(tiles * parts)]
+        return [fill(registers[n * parts : (n + 1) * parts], 2) for n in range(tiles)]
+    at = [each for n in range(parts) for each in _along_k(who, k + n * half, factor.width)]
+    found = [factor.elements([(_plus(who.group, n), each) for each in at]) for n in columns]
+    return [
+        fill([vector.extract(each, [], [n]) for n in range(parts)], 2) if parts == 1 else each
+        for each in found
+    ]
+
+
+def _matrices(factor: Factor, who: Lane, column: int, k: int, tiles: int, parts: int) -> ir.Value:
+    """The 8 x 8 parts of ``tiles`` of B, those of a tile after each other."""
+    eight, sixteen, two = (constant_index(number) for number in (8, 16, 2))
+    row, zero = arith.remui(who.number, eight), constant_index(0)
+    second = arith.remui(arith.divui(who.number, eight), two)
+    part = second if parts == 2 else zero
+    tile = zero if tiles == 1 else arith.divui(who.number, sixteen) if parts == 2 else second
+    across = arith.muli(tile, eight)
+    if factor.across:  # B[n, k]
+        along = arith.muli(part, constant_index(PIECE * 8 // factor.width))
+        line = arith.addi(row, across)
+        return factor.matrices(_plus(line, column), _plus(along, k), tiles * parts)
+    line = arith.addi(row, arith.muli(part, eight))
+    return factor.matrices(_plus(line, k), _plus(across, column), tiles * parts)
 
 
 def _along_k(who: Lane, k: int, width: int) -> list[ir.Value]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 from mlcflow.gpu.tensor_maps import pass_by_value, take_tensor_maps
 from mlcflow.mlir import arith, gpu, gpu_transform, ir, passmanager, transform, walk
 from mlcflow.passes import Pass
 from mlcflow.pipeline import Step
 from mlcflow.schedule.interpret import Handle, apply
+from mlcflow.target import Target
 
 KERNEL = "gpu.module"
 
@@ -86,6 +90,25 @@ def lower_kernels(module: ir.Module) -> None:
             text = f"gpu.module(convert-gpu-to-nvvm{{{options}}})"
             passmanager.PassManager.parse(text).run(kernels.operation)
             pass_by_value(kernels)
+
+
+def keep_registers(target: Target) -> Callable[[ir.Module], None]:
+    """A step that lets kernels with sums of tensor cores, and no more blocks than there are
+    multiprocessors, have all registers.
+
+    Else the assembler may write some to memory, so that several blocks fit on one.
+    """
+
+    def ask_for_one_block(module: ir.Module) -> None:
+        for op in walk(module.operation):
+            if "gpu.known_grid_size" in op.operation.attributes:
+                sizes = ir.DenseI32ArrayAttr(op.attributes["gpu.known_grid_size"])
+                is_large = any(inner.operation.name == "nvvm.mma.sync" for inner in walk(op))
+                if is_large and math.prod(sizes) <= target.cores:
+                    one = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), 1)
+                    op.attributes["nvvm.minctasm"] = one
+
+    return ask_for_one_block
 
 
 def takes_bare_pointers(function: gpu.GPUFuncOp) -> bool:

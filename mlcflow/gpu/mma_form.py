@@ -67,7 +67,7 @@ class MmaForm:
     @property
     def instructions(self) -> int:
         """How many instructions it takes."""
-        return (self.m // ROWS) * (self.n // COLUMNS) * (self.k // self.depth)
+        return (self.m // ROWS) * (self.n // COLUMNS) * -(-self.k // self.depth)
 
 
 def mma_form(op: ir.OpView) -> MmaForm | str:
@@ -101,7 +101,8 @@ def mma_form(op: ir.OpView) -> MmaForm | str:
     sizes = [rows, columns, depth]
     steps = tuple(step for _, step in strides[batch:-1])
     form = MmaForm(rows, columns, depth, first, is_turned, batch, steps)
-    for size, step in zip(sizes, (ROWS, 2 * COLUMNS, form.depth), strict=True):
+    # Half of the last instruction along k may be zeros.
+    for size, step in zip(sizes, (ROWS, COLUMNS, COLUMNS), strict=True):
         if size < 1 or size % step:
             return f"its tile is {sizes} (m, n, k); expected multiples of {step} of {size}"
     return form

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mlcflow.errors import LoweringError
 from mlcflow.gpu.axes import WARP
-from mlcflow.gpu.fragments import stack
+from mlcflow.gpu.fragments import fill, stack
 from mlcflow.gpu.hazards import root
 from mlcflow.gpu.loops import constant_index
 from mlcflow.gpu.memory import OWN
@@ -50,7 +50,8 @@ class Part:
         """
         first = k // COLUMNS
         if ir.MemRefType(self.memory.type).element_type.width == 16:
-            return stack([self.pair(m, n, half) for n in (first, first + 1) for half in (0, 1)])
+            parts = range(first, min(first + 2, self.columns // COLUMNS))
+            return fill([self.pair(m, n, half) for n in parts for half in (0, 1)], 4)
         pairs = [self.pair(m, first, half) for half in (0, 1)]
         one = ir.VectorType.get([1], ir.F32Type.get())
         values = [vector.extract(pair, [], [side]) for side in (0, 1) for pair in pairs]

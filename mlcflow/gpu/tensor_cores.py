@@ -145,14 +145,17 @@ def _multiply(op: ir.OpView, parts: Parts, who: Lane) -> None:
     rounded = to_tf32 if form.kind == "f32" else lambda registers: registers
     tiles_m, tiles_n = range(form.m // ROWS), range(form.n // COLUMNS)
     for k in range(0, form.k, form.depth):
+        depth = min(form.depth, form.k - k)
         rows = [
-            rounded(known.left(m, k) if known else read_left(left, who, m * ROWS, k, form.depth))
+            rounded(known.left(m, k) if known else read_left(left, who, m * ROWS, k, depth))
             for m in tiles_m
         ]
         columns = [
             rounded(registers)
             for n in tiles_n[::2]
-            for registers in read_right(right, who, n * COLUMNS, k, form.depth, neighbours=apart)
+            for registers in read_right(
+                right, who, n * COLUMNS, k, depth, tiles=len(tiles_n[n : n + 2]), neighbours=apart
+            )
         ]
         for m in tiles_m:
             for n in tiles_n:

@@ -29,7 +29,7 @@ def to_mma(schedule: Schedule, block: str, intrinsic: str, target: Target | None
     """Let a warp compute ``block`` on tensor cores; see :meth:`Schedule.tensorize`.
 
     The block is the tile of one warp: ``C[m, n] += A[m, k] * B[k, n]`` (or ``B[n, k]``) into f32,
-    m and n multiples of 16, k of 16 (``nvgpu.mma.tf32``: of 8). ``nvgpu.mma`` multiplies f16 or
+    m a multiple of 16, n and k of 8. ``nvgpu.mma`` multiplies f16 or
     bf16 exactly; ``nvgpu.mma.tf32`` rounds factors of f32 to tf32, which it says by its name;
     ``gpu.fma`` multiplies f32 exactly, without tensor cores, what the warp holds of A.
     ``nvvm.wgmma`` multiplies f16 or bf16 by four warps together, of 16 rows each (sm_90a).
@@ -63,6 +63,8 @@ def why_not(op: ir.OpView, intrinsic: str, target: Target | None) -> str:
 def _why_no_warpgroup(form: MmaForm, target: Target | None) -> str:
     if target is not None and target.chip not in WGMMA_CHIPS:
         return f"{target.chip} has no instructions of warpgroups; {', '.join(WGMMA_CHIPS)} has"
+    if form.k % form.depth:
+        return f"it has {form.k} steps of the reduction; expected a multiple of {form.depth}"
     if form.m != ROWS or form.n > WGMMA_COLUMNS:
         return (
             f"its tile is {form.m} x {form.n}; expected {ROWS} rows, those of one warp of four, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from mlcflow.gpu.memory import SHARED_BYTES
-from mlcflow.gpu.mma_form import GPU_FMA, NVGPU_MMA, NVGPU_MMA_TF32, ROWS
+from mlcflow.gpu.mma_form import COLUMNS, GPU_FMA, NVGPU_MMA, NVGPU_MMA_TF32, ROWS
 from mlcflow.graph.attention_products import product_of
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.linalg_ops import indexing_maps, inputs, owner
@@ -76,7 +76,7 @@ def _tile(rows: Rows, heads: int, target: Target) -> tuple[int, int] | None:
     kinds = {str(element_type(v)) for op in (rows.scores, rows.product) for v in inputs(op)}
     if scores is None or values is None or len(kinds) != 1 or not kinds <= set(WIDTHS):
         return None
-    if scores.depth % ROWS or values.columns % ROWS:
+    if scores.depth % COLUMNS or values.columns % COLUMNS:
         return None
     wide = WIDTHS[kinds.pop()]
     row = (scores.depth + values.columns) * wide * STAGES

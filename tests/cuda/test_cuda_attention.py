@@ -23,10 +23,12 @@ SIZES = {
     "several_warps": (1, 32, 128, 32, 32),
     "lengths_that_do_not_divide": (1, 21, 90, 16, 32),
     "widths_of_no_power_of_two": (1, 16, 70, 48, 16),
+    "widths_of_half_a_tile_more": (1, 16, 70, 40, 24),
     "wide_heads": (1, 16, 40, 128, 128),
 }
 CASES = [(name, "float16") for name in SIZES]
 CASES += [("lengths_that_do_not_divide", kind) for kind in ("bfloat16", "float32", "tf32")]
+CASES += [("widths_of_half_a_tile_more", kind) for kind in ("float32", "tf32")]
 CASES += [("wide_heads", "float32")]
 
 
@@ -206,6 +208,18 @@ def test_what_a_large_kernel_takes(width, causal, registers):
         (taken,) = ptx.assemble(text, target).values()
         assert taken.spills == 0 and taken.registers <= registers
         assert taken.shared == 2 * 2 * keys * width * 2
+
+
+@pytest.mark.parametrize("chip", ["sm_80", "sm_90"])
+def test_few_blocks_keep_all_in_registers(chip):
+    """The assembler need not make room for others."""
+    if not ptx.has_ptxas():
+        pytest.skip("needs ptxas")
+    q, target = torch.empty(2, 8, 512, 64, dtype=torch.float16), Target.parse(f"cuda:{chip}")
+    imported = import_model(F.scaled_dot_product_attention, (q, q.clone(), q.clone()))
+    text = ptx.ptx_of(pipelines.build("cuda", target).run(imported.module, until="ptx")["ptx"])
+    (taken,) = ptx.assemble(text, target).values()
+    assert taken.spills == 0
 
 
 def test_f32_without_tensor_cores():

@@ -221,7 +221,7 @@ def test_what_is_refused(name):
 
 def test_tiles_of_no_whole_instructions():
     module, *_ = program(b=(20, 64))
-    with pytest.raises(mlcflow.ScheduleError, match="expected multiples of 16 of 20"):
+    with pytest.raises(mlcflow.ScheduleError, match="expected multiples of 8 of 20"):
         mlcflow.Schedule(module).tensorize("root", "nvgpu.mma.tf32")
 
 
