@@ -20,8 +20,13 @@ WRITES = {
     "vector.maskedstore": (0,),
     "vector.scatter": (0,),
     "nvgpu.device_async_copy": (0,),
+    "nvvm.mbarrier.init": (),
+    "nvvm.fence.mbarrier.init": (),
+    "nvvm.mbarrier.arrive.expect_tx": (),
+    "nvvm.cp.async.bulk.tensor.shared.cluster.global": (),
 }
-"""The operands that an operation writes; other operands in memory are read."""
+"""The operands that an operation writes; other operands in memory are read. What is written by
+address waits by barriers of its own."""
 
 
 @dataclass(frozen=True)

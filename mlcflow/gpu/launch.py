@@ -13,7 +13,7 @@ from mlcflow.errors import LoweringError
 from mlcflow.gpu import block, memory
 from mlcflow.gpu.axes import THREADS, Grid, axis_of, grid_of, is_one_block
 from mlcflow.gpu.loops import constant_index, dissolve, move_into, product, unrank
-from mlcflow.mlir import arith, func, gpu, ir, scf, walk
+from mlcflow.mlir import arith, func, gpu, ir, nvgpu, scf, walk
 from mlcflow.schedule import labels
 from mlcflow.schedule.labels import constant
 
@@ -46,9 +46,21 @@ def _launch_block(function: func.FuncOp) -> None:
     threads = tuple(max(grid.threads[n] for grid in grids) for n in range(3))
     grid = Grid((1, 1, 1), (threads[0], threads[1], threads[2]))
     launch = _launch(nest, grid)
-    move_into(launch.regions[0].blocks[0], operations[:-1])
+    of_host = _of_host(operations)
+    work = [op for op in operations[:-1] if op not in of_host]
+    move_into(launch.regions[0].blocks[0], work)
     block.lower(launch, grid)
     memory.own(launch)
+
+
+def _of_host(operations: list[ir.OpView]) -> set[ir.OpView]:
+    """What describes arrays to the chip, with what it takes."""
+    found: set[ir.OpView] = set()
+    for op in reversed(operations):
+        if isinstance(op, nvgpu.TmaCreateDescriptorOp) or op in found:
+            owners = [value.owner for value in op.operation.operands]
+            found |= {op, *(owner.opview for owner in owners if not isinstance(owner, ir.Block))}
+    return found
 
 
 def _map_host(body: ir.Block) -> None:

@@ -44,6 +44,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     for operand in (0, 1):
         copy = schedule.cache_read("root", operand)
         schedule.annotate(copy, "stages", str(STAGES))
+        schedule.annotate(copy, "by", "tma")
     bind_tiles(schedule, blocks)
     fills = [name for name in schedule.blocks() if name.startswith("fill")]
     for name in dict.fromkeys([*fills, "root", write]):
