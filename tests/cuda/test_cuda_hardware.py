@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import test_cuda_maps
 import test_cuda_shared
+import test_cuda_warpgroups
 import torch
 from test_cuda_driver import layers
 from test_cuda_rules import CONTRACTIONS, ROWS, convolutions, models
@@ -21,6 +23,7 @@ from mlcflow.check.compare import compare
 from mlcflow.compiler import build_pipeline, load
 from mlcflow.frontends import Imported
 from mlcflow.gpu.driver import has_driver
+from mlcflow.gpu.mma_form import WGMMA_CHIPS
 from mlcflow.mlir import parse
 from mlcflow.target import CUDA_CHIPS, Target
 
@@ -68,6 +71,20 @@ def test_tensor_cores(name, dtype):
     scale = inputs[0].double().abs() @ inputs[1].double().abs() + expected.abs() + 1
     bound = 3 * (2.0**-8 if dtype == "bfloat16" else 2.0**-11) * scale
     assert ((executable(*inputs).double() - expected).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("cores", [1, 132])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", test_cuda_warpgroups.PRODUCTS)
+def test_warpgroups(name, dtype, cores):
+    """With the largest tiles that fit, and the usual ones."""
+    target = Target.host_gpu()
+    if target.chip not in WGMMA_CHIPS:
+        pytest.skip(f"{target.chip} has no warpgroups")
+    function, *shapes = test_cuda_warpgroups.PRODUCTS[name]
+    inputs = [torch.randn(shape).to(getattr(torch, dtype)) for shape in shapes]
+    executable = build(function, *inputs, target=replace(target, cores=cores), verify=False)
+    test_cuda_warpgroups.check(executable, function, inputs)
 
 
 @pytest.mark.parametrize("name", convolutions())
