@@ -15,7 +15,9 @@ warps keep 64 rows in registers: up to 128 sums a thread."""
 DEPTHS = (64, 32)
 """Steps of the reduction in a tile: rows of A of 128 bytes, or of 64."""
 STAGES = 4
-"""Tiles of each operand in shared memory: one that is multiplied, three on their way."""
+"""Tiles of each operand in shared memory, at most: one that is multiplied, three on their way."""
+RESERVED = 1 << 10
+"""Bytes of shared memory that the chip takes for each block."""
 
 
 def rule(kernel: Kernel, target: Target) -> Schedule | None:
@@ -41,9 +43,10 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
         schedule.drop_unit_loops()
     write = schedule.cache_write("root") if schedule.final == "root" else schedule.final
     schedule.split(schedule.loops("root")[-1], [None, depth])
+    stages = str(_stages(block, depth, target))
     for operand in (0, 1):
         copy = schedule.cache_read("root", operand)
-        schedule.annotate(copy, "stages", str(STAGES))
+        schedule.annotate(copy, "stages", stages)
         schedule.annotate(copy, "by", "tma")
     bind_tiles(schedule, blocks)
     fills = [name for name in schedule.blocks() if name.startswith("fill")]
@@ -54,3 +57,13 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
         schedule.bind(outer, "thread.y")
     schedule.tensorize("root", WGMMA, target)
     return schedule
+
+
+def _stages(block: tuple[int, int], depth: int, target: Target) -> int:
+    """As many as there is memory for. Of all blocks but the largest two fit on a multiprocessor,
+    of which one begins or ends while the other multiplies.
+    """
+    blocks = 1 if block == BLOCKS[0] else 2
+    memory = (target.caches[0] + RESERVED) // blocks - RESERVED
+    tiles = sum(block) * depth * 2
+    return max(2, min(STAGES, memory // tiles))
