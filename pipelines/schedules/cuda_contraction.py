@@ -13,6 +13,8 @@ from mlcflow.target import Target
 TYPES = ("f32", "f64")
 BLOCK = 64
 """Rows and columns of the result that a block computes, where there are so many."""
+LEAST = 32
+"""Rows and columns of a block at which it stays, even where there are few."""
 DEPTH = 16
 """Steps of the reduction for which the tiles of the operands are in shared memory."""
 MOST_BLOCKS = 65535
@@ -41,7 +43,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
         return None
     if min(m, n) < 16 or depth < 4 or (batch and batch[0] > MOST_BLOCKS):
         return None
-    rows, columns = _block(m), _block(n)
+    rows, columns = _block(m, n, batch[0] if batch else 1, target)
     lanes = target.lanes(64 if "f64" in kernel.element_types else 32)
     schedule = Schedule(kernel)
     blocks = schedule.tile_and_fuse(
@@ -86,9 +88,14 @@ def bind_blocks(schedule: Schedule, loops: list[Loop]) -> None:
             schedule.bind(loop, axis)
 
 
-def _block(extent: int) -> int:
-    """The largest power of two up to ``BLOCK`` that fits."""
-    return min(BLOCK, 1 << (extent.bit_length() - 1))
+def _block(m: int, n: int, batch: int, target: Target) -> tuple[int, int]:
+    """The largest powers of two up to ``BLOCK`` that fit; smaller ones, down to ``LEAST``, where
+    multiprocessors would have nothing to do.
+    """
+    rows, columns = (min(BLOCK, 1 << (extent.bit_length() - 1)) for extent in (m, n))
+    while max(rows, columns) > LEAST and batch * -(-m // rows) * -(-n // columns) < target.cores:
+        rows, columns = (rows // 2, columns) if rows >= columns else (rows, columns // 2)
+    return rows, columns
 
 
 def _fills(schedule: Schedule) -> list[str]:
