@@ -112,14 +112,25 @@ def test_models(build, name):
     agree(build, model.eval(), x)
 
 
+def test_few_blocks_have_small_tiles():
+    """So that there are more: a layer of 768 features for 128 tokens."""
+    imported = import_model(nn.Linear(768, 768), (torch.empty(128, 768),))
+    launches = str(
+        build_pipeline("cuda", "cuda:sm_90").run(imported.module, until="launch")["launch"]
+    )
+    text = launches[launches.index("@matmul") :]
+    grid = re.search(r"gpu.launch blocks.*?= %c(\d+), %\w+ = %c(\d+)", text)
+    assert int(grid[1]) * int(grid[2]) == (128 // 32) * (768 // 32)
+
+
 @pytest.mark.parametrize("chip", ["sm_80", "sm_90"])
 def test_registers_of_a_product(chip):
     """All results of a thread stay in registers, and what it needs of shared memory comes in
     vectors: 64 products for 8 loads.
     """
     pytest.importorskip("llvmlite")
-    model = nn.Sequential(nn.Linear(256, 192), nn.ReLU()).eval()
-    imported = import_model(model, (torch.randn(128, 256),))
+    model = nn.Sequential(nn.Linear(256, 1024), nn.ReLU()).eval()
+    imported = import_model(model, (torch.randn(1024, 256),))
     stages = build_pipeline("cuda", f"cuda:{chip}").run(imported.module, until="ptx")
     text = ptx.ptx_of(stages["ptx"])
     begin = text.index("entry matmul_add_select_kernel(")
