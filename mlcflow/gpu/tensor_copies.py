@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlcflow.errors import LoweringError
-from mlcflow.gpu.fragments import place_of
+from mlcflow.gpu.fragments import Place, place_of
 from mlcflow.gpu.hazards import ORDERED
 from mlcflow.gpu.loops import constant_index
 from mlcflow.gpu.memory import size_of
@@ -166,7 +166,7 @@ def _maps(copies: list[linalg.CopyOp]) -> dict[linalg.CopyOp, ir.Value]:
     found = {}
     for op in copies:
         place = place_of(op.operands[0])
-        problem = _why_not(op, place.buffer, place.own)
+        problem = _why_not(op, place)
         if problem:
             raise LoweringError(
                 f"copies of the chip: {problem}", op=str(op), location=str(op.location)
@@ -177,7 +177,8 @@ def _maps(copies: list[linalg.CopyOp]) -> dict[linalg.CopyOp, ir.Value]:
     return found
 
 
-def _why_not(op: linalg.CopyOp, array: ir.Value, own: tuple[int, ...]) -> str:
+def _why_not(op: linalg.CopyOp, place: Place) -> str:
+    array, own = place.buffer, place.own
     kind = ir.MemRefType(array.type)
     if not isinstance(array.owner, ir.Block) or not isinstance(array.owner.owner, func.FuncOp):
         return "expected to read an argument of the kernel"
@@ -187,8 +188,8 @@ def _why_not(op: linalg.CopyOp, array: ir.Value, own: tuple[int, ...]) -> str:
         return f"expected an array of known shape, found {kind}"
     if any(stride * nbytes % PIECE for stride in strides[:-1]):
         return f"expected rows of whole {PIECE} bytes, found {kind}"
-    if own != tuple(range(kind.rank))[-2:]:
-        return "expected tiles of the last two dimensions"
+    if own[-2:] != (kind.rank - 2, kind.rank - 1) or any(size != 1 for size in place.sizes[:-2]):
+        return f"expected a tile of the last two dimensions, found {place.sizes}"
     if swizzle_of(op.operands[1]) is None:
         return "expected tiles that warpgroups multiply"
     return ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from mlcflow.gpu.mma_form import ROWS, WGMMA, WGMMA_CHIPS
+from mlcflow.gpu.tensor_copies import TMA
 from mlcflow.graph.kernel import Kernel
+from mlcflow.mlir import ir
 from mlcflow.pipelines.schedules.cuda_contraction import bind_tiles
 from mlcflow.pipelines.schedules.cuda_tensor_cores import best_block, product_form
 from mlcflow.schedule.schedule import Schedule
@@ -23,9 +25,9 @@ RESERVED = 1 << 10
 def rule(kernel: Kernel, target: Target) -> Schedule | None:
     """``C[b, m, n] += A[b, m, k] * B[b, k, n]`` of f16 or bf16 into f32, with its epilogue.
 
-    A block copies tiles of A and B to shared memory, where its warpgroups read them; each warp has
-    16 rows of the result in registers over all of ``k``. Applies where there are 64 rows, 64
-    columns, and 32 divides ``k``.
+    Tiles of A and B come to shared memory, copied by the chip where A and B are arrays of the
+    kernel; there warpgroups read them. Each warp has 16 rows of the result in registers over all
+    of ``k``. Applies where there are 64 rows, 64 columns, and 32 divides ``k``.
     """
     form = product_form(kernel) if target.chip in WGMMA_CHIPS else None
     if form is None:
@@ -35,6 +37,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     block = best_block(BLOCKS, m, n, batch, target)
     if not depth or n % 8 or block is None:
         return None
+    arrays = all(isinstance(value.owner, ir.Block) for value in kernel.root.operands[:2])
     schedule = Schedule(kernel)
     blocks = schedule.tile_and_fuse(
         schedule.final, [*[1 for _ in kernel.loops[:-3]], *block], overlap=True
@@ -47,7 +50,8 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     for operand in (0, 1):
         copy = schedule.cache_read("root", operand)
         schedule.annotate(copy, "stages", stages)
-        schedule.annotate(copy, "by", "tma")
+        if arrays:
+            schedule.annotate(copy, "by", TMA)
     bind_tiles(schedule, blocks)
     fills = [name for name in schedule.blocks() if name.startswith("fill")]
     for name in dict.fromkeys([*fills, "root", write]):

@@ -26,6 +26,7 @@ PRODUCTS = {
     "one_tile": (lambda a, b: a @ b, (64, 64), (64, 64)),
     "turns": (lambda a, b: a @ b, (64, 448), (448, 64)),
     "two_groups": (lambda a, b: torch.relu(a @ b), (128, 192), (192, 256)),
+    "many_turns": (lambda a, b: a @ b, (128, 576), (576, 128)),
     "tiles_that_overlap": (lambda a, b: torch.relu(a @ b), (150, 128), (128, 88)),
     "lines_of_64_bytes": (lambda a, b: a @ b, (64, 96), (96, 64)),
     "batch": (lambda a, b: a @ b, (2, 64, 128), (2, 128, 72)),
@@ -71,9 +72,29 @@ def test_what_a_large_product_takes(name):
     assert text.count(".entry") == 1 and ".maxntid 32, 8, 1" in text and ".local" not in text
     assert text.count("wgmma.mma_async.sync.aligned.m64n256k16") == 4  # 64 steps of the reduction
     assert "\tmma.sync" not in text and "ld.shared" not in text and "st.shared" not in text
+    # Of A a box of 128 x 64, of B four of 64 x 64: three times before the loop, once in it.
+    assert text.count("cp.async.bulk.tensor.2d") == 4 * 5 and "cp.async.cg" not in text
+    assert text.count("bar.sync") == 1 and text.count("mbarrier.try_wait") == 2
     if ptx.has_ptxas():
         (taken,) = ptx.assemble(text, CHIP).values()
         assert taken.spills == 0 and taken.loss == ""
+
+
+@pytest.mark.parametrize("stages", ["2", "4"])
+@pytest.mark.parametrize("by", ["", "tma"])
+def test_copies_by_hand(gpu, build, monkeypatch, by, stages):
+    """By the threads of the block or by the chip, tiles of one array and of another."""
+    annotate = mlcflow.Schedule.annotate
+
+    def changed(schedule, block, key, value):
+        if key != "by" or by:
+            annotate(schedule, block, key, stages if key == "stages" else value)
+
+    monkeypatch.setattr(mlcflow.Schedule, "annotate", changed)
+    inputs = [torch.randn(shape).half() for shape in ((64, 320), (320, 64))]
+    executable = build(torch.mm, *inputs, target=SMALL)
+    assert ("cp.async.bulk" in executable.assembly()) == bool(by)
+    check(executable, torch.mm, inputs)
 
 
 def test_losses_are_reported():
