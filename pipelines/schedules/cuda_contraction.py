@@ -11,8 +11,10 @@ from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
 
 TYPES = ("f32", "f64")
+LARGEST = {"f32": 128, "f64": 64}
+"""Rows and columns of the result that a block computes, at most: of 128 each thread 8."""
 BLOCK = 64
-"""Rows and columns of the result that a block computes, where there are so many."""
+"""Rows and columns of which each thread computes 4."""
 LEAST = 32
 """Rows and columns of a block at which it stays, even where there are few."""
 DEPTH = 16
@@ -31,7 +33,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     """``C[b, m, n] += A[b, m, k] * B[b, k, n]`` with its epilogue; ``b`` may be missing.
 
     A block copies tiles of A and B to shared memory, part by part of ``k``, ahead of their use
-    where rows are whole 16 bytes; a thread keeps a tile of up to 4 x 4 results in registers over
+    where rows are whole 16 bytes; a thread keeps a tile of up to 8 x 8 results in registers over
     all of ``k``. Applies to static shapes of one
     floating-point type with at least 16 rows and columns.
     """
@@ -43,7 +45,8 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
         return None
     if min(m, n) < 16 or depth < 4 or (batch and batch[0] > MOST_BLOCKS):
         return None
-    rows, columns = _block(m, n, batch[0] if batch else 1, target)
+    most = min(LARGEST[name] for name in kernel.element_types)
+    rows, columns = _block((m, n), batch[0] if batch else 1, most, target)
     lanes = target.lanes(64 if "f64" in kernel.element_types else 32)
     schedule = Schedule(kernel)
     blocks = schedule.tile_and_fuse(
@@ -88,11 +91,12 @@ def bind_blocks(schedule: Schedule, loops: list[Loop]) -> None:
             schedule.bind(loop, axis)
 
 
-def _block(m: int, n: int, batch: int, target: Target) -> tuple[int, int]:
-    """The largest powers of two up to ``BLOCK`` that fit; smaller ones, down to ``LEAST``, where
+def _block(shape: tuple[int, int], batch: int, most: int, target: Target) -> tuple[int, int]:
+    """The largest powers of two up to ``most`` that fit; smaller ones, down to ``LEAST``, where
     multiprocessors would have nothing to do.
     """
-    rows, columns = (min(BLOCK, 1 << (extent.bit_length() - 1)) for extent in (m, n))
+    m, n = shape
+    rows, columns = (min(most, 1 << (extent.bit_length() - 1)) for extent in shape)
     while max(rows, columns) > LEAST and batch * -(-m // rows) * -(-n // columns) < target.cores:
         rows, columns = (rows // 2, columns) if rows >= columns else (rows, columns // 2)
     return rows, columns
@@ -103,11 +107,12 @@ def _fills(schedule: Schedule) -> list[str]:
 
 
 def _bind_threads(schedule: Schedule, block: str) -> None:
-    """Give each thread 4 x 4 elements of the tile that the block computes."""
+    """Give each thread 4 x 4 elements of the tile that the block computes, of a large one 8 x 8."""
     inside = [loop for loop in schedule.loops(block) if loop.op is None]
     rows, columns = [loop for loop in inside if loop.kind == "parallel"][-2:]
     for loop, axis in ((rows, "thread.y"), (columns, "thread.x")):
-        outer, _ = schedule.split(loop, [None, divisor(loop.extent, 4)])
+        own = 4 if loop.extent <= BLOCK else 8
+        outer, _ = schedule.split(loop, [None, divisor(loop.extent, own)])
         schedule.bind(outer, axis)
 
 

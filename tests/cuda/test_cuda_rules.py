@@ -123,26 +123,35 @@ def test_few_blocks_have_small_tiles():
     assert int(grid[1]) * int(grid[2]) == (128 // 32) * (768 // 32)
 
 
+# A tile of the result: its rows and columns, products for four steps, loads, registers.
+TILES = {"large": (128, 256, 16, 184), "usual": (64, 64, 8, 80)}
+
+
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("chip", ["sm_80", "sm_90"])
-def test_registers_of_a_product(chip):
-    """All results of a thread stay in registers, and what it needs of shared memory comes in
-    vectors: 64 products for 8 loads.
+def test_registers_of_a_product(chip, tile):
+    """All sums of a thread stay in registers, and what it needs of shared memory comes in
+    vectors: 64 products for 8 loads, or 256 for 16.
     """
     pytest.importorskip("llvmlite")
-    model = nn.Sequential(nn.Linear(256, 1024), nn.ReLU()).eval()
-    imported = import_model(model, (torch.randn(1024, 256),))
+    size, products, loads, registers = TILES[tile]
+    model = nn.Sequential(nn.Linear(256, 12 * size), nn.ReLU()).eval()
+    imported = import_model(model, (torch.randn(12 * size, 256),))
     stages = build_pipeline("cuda", f"cuda:{chip}").run(imported.module, until="ptx")
     text = ptx.ptx_of(stages["ptx"])
     begin = text.index("entry matmul_add_select_kernel(")
     kernel = text[begin : text.index("\n}\n", begin)]
-    assert ".local" not in kernel
-    assert kernel.count("fma.rn.f32") == 64 and kernel.count("ld.shared.v4.b32") == 8
-    assert kernel.count("ld.shared") == 8 and kernel.count("bar.sync") == 1
-    # Two tiles of each factor before the loop, one in it, a piece of each by every thread.
-    assert kernel.count("cp.async.cg") == 6 and kernel.count("cp.async.wait") == 1
+    loop = kernel[kernel.index("bar.sync") : kernel.rindex("fma.rn.f32")]
+    assert ".local" not in loop and ".maxntid 16, 16, 1" in kernel
+    assert kernel.count("fma.rn.f32") == products
+    assert kernel.count("ld.shared.v4.b32") == kernel.count("ld.shared") == loads
+    assert kernel.count("bar.sync") == 1
+    # Two tiles of each factor before the loop, one in it, a piece or two of each by every thread.
+    assert kernel.count("cp.async.cg") == 6 * size // 64 and kernel.count("cp.async.wait") == 1
     if ptx.has_ptxas():
         taken = ptx.assemble(text, Target.parse(f"cuda:{chip}"))["matmul_add_select_kernel"]
-        assert taken.spills == 0 and taken.registers <= 80 and taken.shared == 3 * 8192
+        assert taken.spills == 0 and taken.registers <= registers
+        assert taken.shared == 3 * 2 * size * 16 * 4
 
 
 ROWS = {
