@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import barrier_calls
 import cpu_warps
-import greenlet
-import numpy as np
 import warpgroup_calls as groups
-from cpu_barriers import Barriers
-from cpu_proxies import Proxies
 from cpu_shared import SharedMemory, descriptor
-from cpu_warpgroups import SIZE, Meeting, Warpgroups
+from cpu_threads import BARRIER, SHUFFLE, VALID, Threads
 
 from mlcflow.gpu.lower import takes_bare_pointers
 from mlcflow.gpu.tensor_maps import take_tensor_maps
@@ -28,14 +24,8 @@ from mlcflow.passes import Pass
 from mlcflow.pipelines.reference import to_llvm
 from mlcflow.target import Target
 
-BARRIER, SHUFFLE, VALID = "test_barrier", "test_shuffle", "test_shuffle_valid"
-_PATIENCE = 3  # turns in which nobody gets on, before it is said that nobody ever will
 IDS = 12  # block, thread, grid and block size, each x, y, z
 _KINDS = (gpu.BlockIdOp, gpu.ThreadIdOp, gpu.GridDimOp, gpu.BlockDimOp)
-
-
-class Divergence(Exception):
-    """Some threads of a block wait where others never come."""
 
 
 class CpuKernel:
@@ -60,7 +50,7 @@ class CpuKernel:
         for step in to_llvm(Target.host()):
             step(self._module)
         self._engine = ExecutionEngine(self._module, opt_level=1, enable_object_dump=False)
-        self._threads = _Threads()
+        self._threads = Threads()
         self.warps = self._threads.warps
         for name, callback in self._threads.callbacks.items():
             self._engine.raw_register_runtime(name, ctypes.cast(callback, ctypes.c_void_p))
@@ -111,190 +101,6 @@ class CpuKernel:
 
 def _signed(word: int) -> int:
     return ctypes.c_int64(word).value
-
-
-class _Threads:
-    """Runs the threads of a block in turns, from one barrier or shuffle to the next."""
-
-    def __init__(self) -> None:
-        self._hub = greenlet.getcurrent()
-        self._slots: list[list[tuple[int, int]]] = []
-        self.turn, self._problem = 0, ""
-        self._at_barrier: list[bool] = []
-        self._is_valid: list[bool] = []
-        self._running = 0
-        self.warps = warps = cpu_warps.Warps(self.meet)
-        word = ctypes.c_int64
-        self._blocked: list[bool] = []
-        self._moved = self._stopped = False
-        self._meetings: dict[int, Meeting] = {}
-        self.proxies = proxies = Proxies()
-        warps.on_copy, warps.on_landing = proxies.asked, proxies.landed
-        self.warpgroups = together = Warpgroups(self, proxies)
-        self.barriers = bars = Barriers(proxies, self.until, lambda: self.turn)
-        functions = {
-            groups.MMA: together.mma, groups.FENCE: together.fence, groups.COMMIT: together.commit,
-            groups.WAIT: together.wait, groups.TIE: together.tie, groups.VALUE: together.value,
-            groups.PROXY: self._fence, groups.STORED: proxies.stored,
-            barrier_calls.INIT: bars.init, barrier_calls.INVAL: bars.inval,
-            barrier_calls.FENCE: bars.fence, barrier_calls.ARRIVE: bars.arrive,
-            barrier_calls.EXPECT: bars.expect, barrier_calls.WAIT: bars.wait,
-            barrier_calls.TEST: bars.test, barrier_calls.COPY: bars.copy,
-            barrier_calls.ELECT: lambda thread: thread % 32 == 0,
-            cpu_warps.COPY: warps.copy, cpu_warps.COMMIT: warps.commit, cpu_warps.WAIT: warps.wait,
-        }  # fmt: skip
-        arguments = groups.ARGUMENTS | barrier_calls.ARGUMENTS | cpu_warps.ARGUMENTS
-        self.callbacks = {
-            name: ctypes.PYFUNCTYPE(word if gives else None, *[word] * takes)(
-                self._of_thread(functions[name])
-            )
-            for name, (takes, gives) in arguments.items()
-            if name in functions
-        } | {
-            cpu_warps.LDMATRIX: ctypes.PYFUNCTYPE(word, *[word] * 3)(self._kept(warps.ldmatrix)),
-            cpu_warps.MMA: ctypes.PYFUNCTYPE(word, *[word] * 11)(self._kept(warps.mma)),
-            BARRIER: ctypes.PYFUNCTYPE(None)(self._kept(self._wait)),
-            VALID: ctypes.PYFUNCTYPE(ctypes.c_int64)(self._valid),
-            SHUFFLE: ctypes.PYFUNCTYPE(
-                ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
-            )(self._kept(self._shuffle)),
-        }
-
-    def run(self, calls: list) -> None:
-        self._hub = greenlet.getcurrent()
-        self._slots = [[(0, 0), (0, 0)] for _ in calls]
-        self.turn, self._problem, self._stopped = 0, "", False
-        self.warps.start()
-        self.warpgroups.start()
-        self.barriers.start()
-        self._blocked, self._meetings = [False] * len(calls), {}
-        self._at_barrier = [False] * len(calls)
-        self._is_valid = [False] * len(calls)
-        threads = [greenlet.greenlet(call) for call in calls]
-        stalled = 0
-        while live := [n for n, thread in enumerate(threads) if not thread.dead]:
-            # Those in a shuffle go on among themselves, while others wait at a barrier.
-            ready = [n for n in live if not self._at_barrier[n]]
-            if not ready:
-                if len(live) < len(threads):
-                    self._problem = f"{len(live)} of {len(threads)} threads wait for the others"
-                    break
-                ready, self._at_barrier = live, [False] * len(calls)
-                self.proxies.meet()
-            self.turn += 1
-            self._moved = not all(self._blocked[number] for number in ready)
-            for number in ready:
-                self._running = number
-                threads[number].switch()
-            stalled = 0 if self._moved or self._land() else stalled + 1
-            if stalled > _PATIENCE:
-                self._problem = f"threads wait for ever, thread {ready[0]} among them"
-            if self._problem:
-                break
-        self._end(threads)
-
-    def _land(self) -> bool:
-        """Nobody can go on: let bulk copies land, or products be there."""
-        try:
-            return self.barriers.land() or self.warpgroups.finish()
-        except Exception as error:
-            self._problem = f"{type(error).__name__}: {error}"
-            return True
-
-    def _fence(self, thread: int) -> None:
-        """``fence.proxy.async``"""
-        self.proxies.fence(thread)
-        self.barriers.fence(thread)
-
-    def _end(self, threads: list[greenlet.greenlet]) -> None:
-        """Let all threads end, without waiting for anything, and say what went wrong."""
-        self._stopped = True
-        for number, thread in enumerate(threads):
-            self._running = number
-            if not thread.dead:
-                thread.switch()
-        self._problem = self._problem or self.warpgroups.problem() or self.barriers.problem()
-        if self._problem:
-            raise Divergence(self._problem)
-
-    def _pause(self) -> None:
-        """Hand over to the other threads."""
-        self._hub.switch()
-        if self._stopped:
-            raise Divergence(self._problem)
-
-    def _kept(self, function):
-        """An exception would get lost in C: it is raised when the threads have stopped."""
-
-        def call(*words: int) -> int:
-            try:
-                if self._stopped:
-                    return self._nothing.ctypes.data
-                return function(*words) or 0
-            except Exception as error:
-                self._problem = self._problem or f"{type(error).__name__}: {error}"
-                return self._nothing.ctypes.data
-
-        return call
-
-    _nothing = np.zeros(16, np.uint32)
-
-    def _of_thread(self, function):
-        return self._kept(lambda *words: function(self._running, *words))
-
-    def until(self, is_so: Callable[[], bool], polls: bool = False) -> None:
-        """Let the others go on until it is so. Who polls gets nowhere by that."""
-        thread, self._moved = self._running, self._moved or not polls
-        while not is_so():
-            self._blocked[thread] = True
-            self._pause()
-        self._blocked[thread], self._moved = False, self._moved or not polls
-
-    def together(self, words: tuple) -> Meeting:
-        """Wait until all threads of the warpgroup have brought their words; go on in one turn."""
-        number = self._running // SIZE
-        if (number + 1) * SIZE > len(self._slots):
-            raise cpu_warps.Problem(f"a block of {len(self._slots)} threads has no whole warpgroup")
-        meeting = self._meetings.setdefault(number, Meeting())
-        meeting.words[self._running] = words
-        if len(meeting.words) == SIZE:
-            meeting.turn = self.turn
-            del self._meetings[number]
-        self.until(lambda: meeting.turn is not None and meeting.turn < self.turn)
-        return meeting
-
-    def meet(self, words: tuple[int, ...]) -> tuple[int, list[tuple[int, ...]]]:
-        """Wait until all lanes of the warp have brought their words."""
-        thread, turn = self._running, self.turn
-        self._slots[thread][turn % 2] = turn, words
-        self._pause()
-        first = thread - thread % 32
-        lanes = [self._slots[n][turn % 2] for n in range(first, first + 32)]
-        if any(when != turn for when, _ in lanes):
-            raise cpu_warps.Problem("not all lanes of a warp came to what they do together")
-        return thread, [words for _, words in lanes]
-
-    def _wait(self) -> None:
-        self._at_barrier[self._running] = True
-        self._pause()
-
-    def _shuffle(self, value: int, offset: int, width: int, mode: int) -> int:
-        thread, turn = self._running, self.turn
-        self._slots[thread][turn % 2] = turn, value  # two: others may read while some go on
-        self._pause()
-        base, lane = thread - thread % 32, thread % 32
-        source = {0: lane ^ offset, 1: lane + offset, 2: lane - offset, 3: offset}[mode]
-        self._is_valid[thread] = 0 <= source < min(width, len(self._slots) - base)
-        if not self._is_valid[thread]:
-            return value
-        found = base + source
-        when, answer = self._slots[found][turn % 2]
-        if when != turn:
-            self._problem = f"thread {thread} asks thread {found}, which does not answer"
-        return answer
-
-    def _valid(self) -> int:
-        return int(self._is_valid[self._running])
 
 
 def compile_kernels(module: ir.Module) -> dict[str, CpuKernel]:

@@ -8,6 +8,7 @@ and compared with what lies there when it is there: for one warp after the other
 from __future__ import annotations
 
 import ctypes
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -50,12 +51,12 @@ class _Product:
 
 
 class Threads(Protocol):
-    """What runs the threads of a block: :class:`cpu_kernels._Threads`."""
+    """What runs the threads of a block: :class:`cpu_threads.Threads`."""
 
     turn: int
 
-    def together(self, words: tuple) -> Meeting:
-        """Wait until all threads of a warpgroup have come."""
+    def together(self, words: tuple, size: int) -> Meeting:
+        """Wait until all of ``size`` threads have come."""
 
     def meet(self, words: tuple) -> Any:
         """Wait until all lanes of a warp have come."""
@@ -79,6 +80,7 @@ class Warpgroups:
         self._open: dict[int, list[_Product]] = {}
         self._groups: dict[int, list[list[_Product]]] = {}
         self._late: dict[int, Meeting] = {}
+        self._random = random.Random(0)
 
     def problem(self) -> str:
         """What is wrong when all threads have ended, or nothing."""
@@ -94,7 +96,7 @@ class Warpgroups:
         registers = np.frombuffer(
             (ctypes.c_uint32 * (words[3] // 2)).from_address(where), np.uint32
         )
-        meeting = self._threads.together((*words, registers.copy()))
+        meeting = self._threads.together((*words, registers.copy()), SIZE)
         if meeting.result is None:
             meeting.result = self._ask(meeting)
         product = meeting.result
@@ -155,11 +157,11 @@ class Warpgroups:
 
     def finish(self) -> bool:
         """Let the products be there that a warp waits for; whether one does."""
-        if self._late:
-            _, late = self._late.popitem()
-            late.turn = self._threads.turn
-            return True
-        return False
+        if not self._late:
+            return False
+        warp = self._random.choice(sorted(self._late))  # the same in each run
+        self._late.pop(warp).turn = self._threads.turn
+        return True
 
     def _check(self, thread: int, product: _Product) -> None:
         if thread % 32:  # the lanes of a warp wait as one

@@ -8,7 +8,8 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-from cpu_kernels import Divergence, compile_kernels
+from cpu_kernels import compile_kernels
+from cpu_threads import Divergence
 from tensor_maps import SWIZZLED, TensorMap
 from warpgroup_kernels import Factor, matrix_of
 

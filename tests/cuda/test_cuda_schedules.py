@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cpu_kernels import Divergence
+from cpu_threads import Divergence
 
 import mlcflow
 from mlcflow.gpu.program import lower_program

@@ -6,7 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from cpu_kernels import Divergence, compile_kernels
+from cpu_kernels import compile_kernels
+from cpu_threads import Divergence
 from warpgroup_kernels import PROXY, matrix_of, product
 from warpgroup_layouts import Descriptor, places
 
