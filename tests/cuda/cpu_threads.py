@@ -12,12 +12,11 @@ import numpy as np
 import warpgroup_calls as groups
 from cpu_barriers import Barriers
 from cpu_proxies import Proxies
-from cpu_warpgroups import SIZE, Meeting, Warpgroups
+from cpu_warpgroups import Meeting, Warpgroups
 from cpu_warps import Problem
 
 BARRIER, SHUFFLE, VALID = "test_barrier", "test_shuffle", "test_shuffle_valid"
 _PATIENCE = 3  # turns in which nobody gets on, before it is said that nobody ever will
-_GROUPS = {32: "warp", SIZE: "warpgroup"}
 
 
 class Divergence(Exception):
@@ -30,7 +29,7 @@ class Threads:
     def __init__(self) -> None:
         self._hub = greenlet.getcurrent()
         self._slots: list[list[tuple[int, int]]] = []
-        self.turn, self._problem = 0, ""
+        self.turn, self.count, self._problem = 0, 0, ""
         self._at_barrier: list[bool] = []
         self._is_valid: list[bool] = []
         self._running = 0
@@ -73,7 +72,7 @@ class Threads:
 
     def run(self, calls: list) -> None:
         self._hub = greenlet.getcurrent()
-        self._slots = [[(0, 0), (0, 0)] for _ in calls]
+        self._slots, self.count = [[(0, 0), (0, 0)] for _ in calls], len(calls)
         self.turn, self._problem, self._stopped = 0, "", False
         self.warps.start()
         self.warpgroups.start()
@@ -161,18 +160,18 @@ class Threads:
             self._pause()
         self._blocked[thread], self._moved = False, self._moved or not polls
 
-    def together(self, words: tuple, size: int) -> Meeting:
-        """Wait until all of ``size`` threads have brought their words; they go on in one turn."""
-        key = size, self._running // size
-        if (key[1] + 1) * size > len(self._slots):
-            raise Problem(f"a block of {len(self._slots)} threads has no whole {_GROUPS[size]}")
-        meeting = self._meetings.setdefault(key, Meeting())
+    def together(self, words: tuple) -> Meeting:
+        """Wait until all lanes of the warp have brought their words; they go on in one turn."""
+        warp = self._running // 32
+        if (warp + 1) * 32 > self.count:
+            raise Problem(f"a block of {self.count} threads has no whole warp {warp}")
+        meeting = self._meetings.setdefault(warp, Meeting())
         meeting.words[self._running] = words
-        if len(meeting.words) == size:
+        if len(meeting.words) == 32:
             meeting.turn = self.turn
-            del self._meetings[key]
+            del self._meetings[warp]
             if len({len(each) for each in meeting.words.values()}) > 1:
-                raise Problem(f"threads of a {_GROUPS[size]} do different things")
+                raise Problem("lanes of a warp do different things")
         thread, self._moved = self._running, True
         while meeting.turn is None or meeting.turn == self.turn:  # as ``until``, but often
             self._blocked[thread] = True
@@ -181,9 +180,9 @@ class Threads:
         return meeting
 
     def meet(self, words: tuple[int, ...]) -> tuple[int, list[tuple[int, ...]]]:
-        """Wait until all lanes of the warp have brought their words."""
+        """The same; gives the words of each lane, and the thread that asks."""
         thread = self._running
-        meeting = self.together(words, 32)
+        meeting = self.together(words)
         if meeting.result is None:
             meeting.result = [words for _, words in sorted(meeting.words.items())]
         return thread, meeting.result
