@@ -7,9 +7,9 @@ from mlcflow.graph.attention import make_kernels
 from mlcflow.graph.attention_products import Product
 from mlcflow.mlir import ir
 
-WIDEST = 128
-"""Elements of a head, at most: what a warp keeps of them are registers."""
-KINDS = ("f16", "bf16", "f32")
+WIDEST = {"f16": 192, "bf16": 192, "f32": 128}
+"""Elements of a head, at most, by their type: what a warp keeps of 16 queries, and of their
+results, are registers, of which a thread has 255. At 256 elements these alone would be 192."""
 
 
 def partition_heads(module: ir.Module) -> None:
@@ -20,8 +20,8 @@ def partition_heads(module: ir.Module) -> None:
 def _suits(scores: Product, values: Product, kind: str) -> bool:
     widths = (scores.depth, values.columns)
     return (
-        kind in KINDS
+        kind in WIDEST
         and min(scores.rows, scores.columns) >= ROWS
-        and max(widths) <= WIDEST
+        and max(widths) <= WIDEST[kind]
         and not any(width % COLUMNS for width in widths)
     )

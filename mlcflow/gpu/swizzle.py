@@ -64,13 +64,15 @@ def swizzle_of(buffer: ir.Value) -> Swizzle | None:
 def for_matrices(row_bytes: int) -> Swizzle | None:
     """For reads of 8 rows, a piece each, as ``ldmatrix`` does: all banks once.
 
-    ``None`` where rows are not made of a power of two of pieces.
+    ``None`` where rows lie so already, which are made of an odd number of pieces, and where they
+    are not made of whole pieces.
     """
     pieces = row_bytes // PIECE
-    if row_bytes % PIECE or pieces < 2 or pieces & (pieces - 1):
+    # So many pieces below each other, every ``8 // turns``-th row, share their banks.
+    turns = min(8, pieces & -pieces)
+    if row_bytes % PIECE or turns < 2:
         return None
-    every = max(1, _LINE // row_bytes)
-    return Swizzle(pieces, every, min(pieces, 8), 1)
+    return Swizzle(pieces, 8 // turns, turns, 1)
 
 
 def for_columns(row_bytes: int) -> Swizzle | None:
@@ -89,4 +91,4 @@ def for_descriptors(row_bytes: int) -> Swizzle | None:
     """
     if row_bytes % _LINE == 0:
         return Swizzle(_LINE // PIECE, 1, 8, 1, parts=row_bytes // _LINE)
-    return for_matrices(row_bytes)
+    return for_matrices(row_bytes) if row_bytes in (32, 64) else None

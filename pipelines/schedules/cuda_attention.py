@@ -24,6 +24,9 @@ TILES = ((32, 32), (16, 64), (16, 32), (16, 16))
 serves all of its queries."""
 WIDEST = 64
 """Elements of a head up to which the registers of a warp suffice for 32 queries."""
+LONGEST = {2: 352, 4: 160}
+"""Elements of a head of K and one of V, by their bytes, up to which these suffice for more than 16
+keys."""
 STAGES = 2
 """Tiles of K, and of V, in shared memory: one in use, one on its way."""
 WIDTHS = {"f16": 2, "bf16": 2, "f32": 4}
@@ -84,6 +87,8 @@ def _tile(rows: Rows, heads: int, target: Target) -> tuple[int, int] | None:
         many = heads * (scores.rows // (queries * WARPS)) >= target.cores
         is_small = max(scores.depth, values.columns) <= WIDEST and wide == 2
         if queries > ROWS and not (many and is_small):
+            continue
+        if keys > ROWS and scores.depth + values.columns > LONGEST[wide]:
             continue
         if queries <= scores.rows and keys <= scores.columns and keys * row <= SHARED_BYTES:
             return queries, keys
