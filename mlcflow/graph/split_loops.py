@@ -95,9 +95,13 @@ def _number_again(
 
 
 def fold_reshapes(block: ir.Block) -> None:
-    """Let what reads a tensor reshaped several times, in the end to what it was, read that."""
+    """Let what reads a tensor of known shape reshaped several times, in the end to what it was,
+    read that.
+    """
     for op in [each for each in block.operations if isinstance(each, RESHAPES)]:
         source = op.src
+        if not ir.RankedTensorType(op.result.type).has_static_shape:
+            continue
         while isinstance(before := owner(source), RESHAPES) and source.type != op.result.type:
             source = before.src
         if source.type == op.result.type:  # elements keep their order in all of them

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from mlcflow.graph.kernel import Kernel, loop_extents
-from mlcflow.graph.linalg_ops import is_fill, iterators
+from mlcflow.graph.linalg_ops import is_elementwise, iterators
 from mlcflow.pipelines.schedules.cuda_threads import LANE_BITS, join
 from mlcflow.pipelines.schedules.elementwise import reads_vectors
 from mlcflow.schedule.schedule import Schedule
@@ -36,7 +36,9 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     wide = max(LANE_BITS[kind] for kind in types) // 8
     if columns < SHORTEST or not reads_vectors(kernel) or math.prod(rows) < 2:
         return None
-    if len([op for op in kernel.blocks if not is_fill(op)]) * columns * wide > LONGEST:
+    between = [op for op in kernel.blocks if op != kernel.final and is_elementwise(op)]
+    whole = [op for op in between if len(loop_extents(op)) == len(kernel.loops)]
+    if len(whole) * columns * wide > LONGEST:
         return None
     schedule = Schedule(kernel)
     loops = schedule.tile_and_fuse(schedule.final, [1] * len(rows))

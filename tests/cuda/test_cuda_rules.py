@@ -156,7 +156,7 @@ def test_registers_of_a_product(chip, tile):
 
 ROWS = {
     "softmax": (nn.Softmax(-1), (5, 100)),
-    "softmax_long": (nn.Softmax(-1), (3, 1024)),
+    "softmax_long": (nn.Softmax(-1), (3, 4096)),
     "layer_norm": (nn.LayerNorm(96), (2, 4, 96)),
     "four_dimensions": (nn.Softmax(-1), (2, 3, 2, 64)),
     "sum": (lambda x: x.sum(-1), (7, 300)),
