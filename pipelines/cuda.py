@@ -19,6 +19,7 @@ from mlcflow.gpu.host_calls import call_driver, link_driver
 from mlcflow.gpu.launch import map_to_launches
 from mlcflow.gpu.lower import keep_registers, lower_all_reduce, name_kernels, to_nvvm
 from mlcflow.gpu.ptx import kernels_to_ptx
+from mlcflow.gpu.single_rows import read_in_place
 from mlcflow.gpu.tensor_cores import mark_swizzles, to_tensor_cores
 from mlcflow.graph.assertions import report_assertions
 from mlcflow.graph.collapses import collapse_first
@@ -67,7 +68,7 @@ def pipeline(target: Target, *, fast_math: bool = True, precision: str = "exact"
                 "kernels",
                 # Their reductions go in another order.
                 *cut(
-                    *([partition_heads, partition_rows] if fast_math else []),
+                    *([partition_heads, read_in_place, partition_rows] if fast_math else []),
                     destinations=write_destinations,
                 ),
             ),

@@ -165,7 +165,7 @@ def _through(op: ir.OpView, dims: Ranges, *, is_split: bool) -> Ranges:
         parts = [ir.IntegerAttr(each).value for each in group]
         if is_split and number in dims:
             low = dims[number][0]
-            for part in reversed(parts):
+            for part in [each for each in reversed(parts) if sizes[each] > 1]:
                 found[part] = (low, low * sizes[part])
                 low *= sizes[part]
         elif not is_split and any(part in dims for part in parts):

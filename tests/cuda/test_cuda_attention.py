@@ -154,6 +154,24 @@ def test_heads_of_k_and_v_that_several_of_q_share(build, gpu, heads, causal):
     torch.testing.assert_close(result.double(), exact, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize(("dtype", "kernels"), [("float16", 5), ("float32", 3)])
+def test_one_query(build, gpu, dtype, kernels):
+    """Two products and a softmax, which read K and V where they lie."""
+    torch.manual_seed(0)
+    kind = getattr(torch, dtype)
+    q, k, v = (torch.randn(2, *size).to(kind) for size in ((4, 1, 32), (2, 70, 32), (2, 70, 32)))
+
+    def model(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+    executable = build(model, q, k, v)
+    result = executable(q, k, v)
+    assert len(gpu.launched) == kernels
+    exact = model(q.double(), k.double(), v.double())
+    bound = ROUNDING[dtype] * (v.double().abs().max() + exact.abs()) + 1e-5
+    assert ((result - exact).abs() <= bound).all()
+
+
 def test_large_scores_and_nan(build, gpu):
     """A later part may hold what is much larger; and NaN stays in its row."""
     torch.manual_seed(0)
