@@ -240,7 +240,7 @@ class Schedule:
 
     @primitive
     def tensorize(self, block: str, intrinsic: str, target: Target | None = None) -> None:
-        """Map ``block`` to ``vector.contract``, ``x86.dot``, ``nvgpu.mma`` or ``library:NAME``.
+        """Map ``block`` to ``vector.contract``, ``x86.dot``, ``nvgpu.mma``, ``nvvm.wgmma``, ``library:NAME``.
 
         See ``schedule.dot.to_dots``, ``schedule.mma.to_mma``; refused for a target that lacks it.
         """
