@@ -9,6 +9,7 @@ multiple buffers already made; here the copy is still one operation of the whole
 from __future__ import annotations
 
 from mlcflow.gpu import tensor_copies
+from mlcflow.gpu.axes import axis_of
 from mlcflow.gpu.hazards import ORDERED
 from mlcflow.gpu.loops import constant_index
 from mlcflow.gpu.memory import in_shared_memory, put_views_in_shared_memory
@@ -45,7 +46,7 @@ def pipeline_copies(module: ir.Module) -> None:
             loop = body.owner.opview
             with body.owner.location:
                 # Of unknown iterations one is certain.
-                is_loop = isinstance(loop, scf.ForOp) and not loop.results
+                is_loop = isinstance(loop, scf.ForOp) and not loop.results and not axis_of(loop)
                 if not is_loop or trip_count(loop) in (0, 1):
                     _copy_once(copies)
                 elif tensor_copies.is_wanted(copies):

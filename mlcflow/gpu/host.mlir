@@ -56,6 +56,11 @@ module {
     %six = llvm.mlir.constant(6 : i64) : i64
     %nine = llvm.mlir.constant(9 : i64) : i64
     %extra = llvm.mlir.zero : !llvm.ptr
+    %seven = llvm.mlir.constant(7 : i64) : i64
+    %error = llvm.call @mlcflow_gpu_word(%seven) : (i64) -> !llvm.ptr
+    %failed = llvm.icmp "ne" %error, %extra : !llvm.ptr
+    llvm.cond_br %failed, ^end, ^launch
+  ^launch:
     %addresses = llvm.inttoptr %arguments : i64 to !llvm.ptr
     %cuLaunchKernel = llvm.call @mlcflow_gpu_word(%zero) : (i64) -> !llvm.ptr
     %stream = llvm.call @mlcflow_gpu_word(%six) : (i64) -> !llvm.ptr
@@ -73,6 +78,8 @@ module {
         : !llvm.ptr, (!llvm.ptr, i32, i32, i32, i32, i32, i32, i32, !llvm.ptr, !llvm.ptr,
                       !llvm.ptr) -> i32
     llvm.call @mlcflow_gpu_check(%code, %kernel) : (i32, i64) -> ()
+    llvm.br ^end
+  ^end:
     llvm.return
   }
 

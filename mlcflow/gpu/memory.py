@@ -17,6 +17,8 @@ OWN = "mlcflow.own"
 """On an allocation of a block: each thread has one of its own."""
 TILE = 1024
 """Bytes at whose multiples tensor cores want the tiles that they read from shared memory."""
+_SMALLEST = 256
+"""Of such tiles: eight lines of 32 bytes."""
 SHARED_BYTES = 48 << 10
 """Shared memory of a block that a kernel may declare; ``dynamic_memory`` sees to more."""
 
@@ -32,6 +34,11 @@ def share(launch: gpu.LaunchOp, allocations: list[memref.AllocOp]) -> None:
         put_views_in_shared_memory(buffer)
     i64 = ir.IntegerType.get_signless(64, context)
     launch.attributes["workgroup_attributions"] = ir.IntegerAttr.get(i64, len(allocations))
+
+
+def is_for_tiles(kind: ir.MemRefType) -> bool:
+    """Whether tensor cores could read tiles from a buffer."""
+    return size_of(kind) % _SMALLEST == 0
 
 
 def put_views_in_shared_memory(value: ir.Value) -> None:

@@ -199,7 +199,7 @@ def has_ptxas() -> bool:
 
 def _resources(report: str, brought: Mapping[str, int]) -> dict[str, Resources]:
     found = {}
-    losses = {name: text for text, name in re.findall(r"(Performance Loss: .*'(.*)')", report)}
+    losses = {name: text for text, name in re.findall(r"\((C75\d\d\) .*'(.*)')", report)}
     for part in report.split("Compiling entry function '")[1:]:
         numbers = {
             key: sum(int(n) for n in re.findall(pattern, part))

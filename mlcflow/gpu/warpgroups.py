@@ -44,10 +44,7 @@ def multiply(op: ir.OpView, form: MmaForm, factors: tuple[Place, Place], held: P
             location=str(op.location),
         )
     left, right = _left(factors[0]), _right(factors[1], form)
-    nvvm.WgmmaFenceAlignedOp()
-    sums = llvm.UndefOp(_struct(held)).res
-    for number, value in enumerate(_registers(held)):
-        sums = llvm.insertvalue(sums, value, [number])
+    sums = _tied("wgmma.fence.sync.aligned;", held)
     for k in range(0, form.k, form.depth):
         sums = _multiply_part(form, sums, left.at(k), right.at(k), held)
     nvvm.WgmmaGroupSyncAlignedOp()
@@ -55,18 +52,18 @@ def multiply(op: ir.OpView, form: MmaForm, factors: tuple[Place, Place], held: P
 
 
 def wait(held: Part) -> None:
-    """Wait for all that was asked for.
+    """Wait for all that was asked for."""
+    _keep(_tied("wgmma.wait_group.sync.aligned 0;", held), held)
 
-    The instruction takes the sums and gives them back, so that nothing which reads them can come
-    before it.
+
+def _tied(text: str, held: Part) -> ir.Value:
+    """An instruction that takes the sums and gives them back: what writes them cannot come after
+    it, and what reads them not before.
     """
     values = _registers(held)
     constraints = ["=f"] * len(values) + [str(number) for number in range(len(values))]
-    text = "wgmma.wait_group.sync.aligned 0;"
-    done = llvm.InlineAsmOp(
-        _struct(held), values, text, ",".join(constraints), has_side_effects=True
-    )
-    _keep(done.res, held)
+    kind = _struct(held)
+    return llvm.InlineAsmOp(kind, values, text, ",".join(constraints), has_side_effects=True).res
 
 
 def _multiply_part(

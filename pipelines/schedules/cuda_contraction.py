@@ -85,10 +85,14 @@ def bind_tiles(schedule: Schedule, loops: list[Loop]) -> None:
 
 
 def bind_blocks(schedule: Schedule, loops: list[Loop]) -> None:
-    """Bind loops to blocks, the innermost to the axis x, along which they start first."""
-    for loop, axis in zip(reversed(loops), ("block.x", "block.y", "block.z"), strict=False):
-        if not loop.is_gone:
-            schedule.bind(loop, axis)
+    """Bind loops to blocks, the innermost to the axis x, along which they start first.
+
+    The other axes have up to ``MOST_BLOCKS``, so one that is longer gets x.
+    """
+    kept = [loop for loop in reversed(loops) if not loop.is_gone]
+    kept.sort(key=lambda loop: loop.extent <= MOST_BLOCKS)
+    for loop, axis in zip(kept, ("block.x", "block.y", "block.z"), strict=False):
+        schedule.bind(loop, axis)
 
 
 def _block(shape: tuple[int, int], batch: int, most: int, target: Target) -> tuple[int, int]:

@@ -16,6 +16,8 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     Neighbours in the last dimension are neighbours among the threads, whose accesses the
     hardware then joins. Applies to static shapes; a reduction runs within a thread.
     """
+    if 0 in kernel.loops:
+        return None
     schedule = Schedule(kernel)
     final = schedule.block(schedule.final)
     extents = [loop.extent for loop in schedule.loops(schedule.final)]

@@ -18,6 +18,7 @@ ARGUMENTS = {
 }  # fmt: skip
 """How many words these functions take and give."""
 TOGETHER = ("nvvm.wgmma.mma_async",)
+_FENCES = re.compile(r"\s*wgmma\.fence\.sync\.aligned;")
 _WAITS = re.compile(r"\s*wgmma\.wait_group\.sync\.aligned (\d+);")
 _LAYOUTS = {"A": "row", "B": "col"}  # of K-major factors
 
@@ -85,26 +86,36 @@ def _replace_mma(op: nvvm.WgmmaMmaAsyncOp) -> None:
 
 
 def _replace_tie(op: llvm.InlineAsmOp) -> bool:
-    """A wait whose operands are the sums, which are its results."""
-    found = _WAITS.match(ir.StringAttr(op.attributes["asm_string"]).value)
+    """A fence, or a wait, whose operands are the sums, which are its results."""
+    text = ir.StringAttr(op.attributes["asm_string"]).value
+    found, is_fence = _WAITS.match(text), _FENCES.match(text)
     operands = list(op.operation.operands)
-    if not found:
+    if not found and not is_fence:
         return False
-    if not operands:
+    if is_fence:
+        func.CallOp([], FENCE, [])
+        op.operation.results[0].replace_all_uses_with(_whole(op))
+    elif not operands:
         func.CallOp([], WAIT, [_word(int(found[1]))])
     else:
         kind = op.operation.results[0].type
-        alone = len(operands) == 1 and kind == operands[0].type
         place = _place(kind, op)
-        whole = operands[0] if alone else llvm.UndefOp(kind).res
-        if not alone:
-            for number, value in enumerate(operands):
-                whole = llvm.InsertValueOp(whole, value, [number]).res
-        llvm.StoreOp(whole, place)
+        llvm.StoreOp(_whole(op), place)
         func.CallOp([], TIE, [_as_word(place), _word(len(operands)), _word(int(found[1]))])
         op.operation.results[0].replace_all_uses_with(llvm.LoadOp(kind, place).result)
     op.operation.erase()
     return True
+
+
+def _whole(op: llvm.InlineAsmOp) -> ir.Value:
+    """The operands as the one value that the result is."""
+    operands, kind = list(op.operation.operands), op.operation.results[0].type
+    if len(operands) == 1 and kind == operands[0].type:
+        return operands[0]
+    whole = llvm.UndefOp(kind).res
+    for number, value in enumerate(operands):
+        whole = llvm.InsertValueOp(whole, value, [number]).res
+    return whole
 
 
 def _replace_part(op: llvm.ExtractValueOp) -> bool:
