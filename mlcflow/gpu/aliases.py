@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlcflow.gpu.memory import TILE, is_for_tiles
+from mlcflow.gpu.memory import size_of, unit_of
 from mlcflow.mlir import func, gpu, ir, memref, walk
 
 ALIGNMENT = 16
@@ -75,7 +75,6 @@ def _mark(kernel: gpu.GPUFuncOp, distinct: set[int]) -> None:
     kernel.attributes["arg_attrs"] = ir.ArrayAttr.get(attributes)
     shared = list(kernel.regions[0].blocks[0].arguments)[len(attributes) :]
     if shared:  # of the blocks; asynchronous copies and tensor cores fail where it is less
-        kinds = [ir.MemRefType(value.type) for value in shared]
-        units = [TILE if is_for_tiles(kind) else ALIGNMENT for kind in kinds]
+        units = [unit_of(size_of(ir.MemRefType(value.type))) for value in shared]
         marks = [ir.DictAttr.get({"llvm.align": ir.IntegerAttr.get(i64, unit)}) for unit in units]
         kernel.attributes["workgroup_attrib_attrs"] = ir.ArrayAttr.get(marks)

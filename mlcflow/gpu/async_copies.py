@@ -19,6 +19,7 @@ from mlcflow.gpu.turns import (
     STAGES,
     Buffers,
     at_iteration,
+    first_iterations,
     lanes_of,
     many,
     next_slot,
@@ -76,9 +77,7 @@ def _pipeline(loop: scf.ForOp, copies: list[linalg.CopyOp]) -> None:
     ahead = stages - 1
     with ir.InsertionPoint(loop):
         buffers = {op: many(op, stages) for op in copies}
-        for number in range(ahead):
-            first = constant(loop.lowerBound) or 0
-            value = constant_index(first + number * (constant(loop.step) or 1))
+        for number, value in enumerate(first_iterations(loop, ahead)):
             slot = constant_index(number)
             for op, buffer in buffers.items():
                 _copy(at_iteration(op.operands[0], loop, value), buffer, slot)

@@ -30,7 +30,7 @@ FUNCTIONS = (
 
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76  # CUdevice_attribute
 _L2_BYTES, _SHARED_BYTES = 38, 97
-_MOST_DYNAMIC_SHARED_BYTES = 8  # CUfunction_attribute
+_MOST_DYNAMIC_SHARED_BYTES, _SHARED_PERCENT = 8, 9  # CUfunction_attribute
 _NON_BLOCKING = 1  # CUstream_flags: does not wait for the default stream
 _RELAXED = 2  # CUstreamCaptureMode: other threads may go on
 _ERROR_LOG, _ERROR_LOG_BYTES = 5, 6  # CUjit_option
@@ -166,13 +166,16 @@ class Driver:
         return function.value or 0
 
     def allow_shared_memory(self, kernel: int, nbytes: int) -> None:
-        """Let launches of a kernel bring up to so many bytes of shared memory for a block."""
-        self._call(
-            "cuFuncSetAttribute",
-            ctypes.c_void_p(kernel),
-            ctypes.c_int(_MOST_DYNAMIC_SHARED_BYTES),
-            ctypes.c_int(nbytes),
-        )
+        """Let launches of a kernel bring up to so many bytes of shared memory for a block, and
+        multiprocessors have as much as they can, rather than L1.
+        """
+        for attribute, value in ((_MOST_DYNAMIC_SHARED_BYTES, nbytes), (_SHARED_PERCENT, 100)):
+            self._call(
+                "cuFuncSetAttribute",
+                ctypes.c_void_p(kernel),
+                ctypes.c_int(attribute),
+                ctypes.c_int(value),
+            )
 
     def allocate(self, nbytes: int) -> int:
         """Memory on the device."""

@@ -8,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mlcflow.errors import LoweringError
-from mlcflow.gpu.aliases import ALIGNMENT
-from mlcflow.gpu.memory import SHARED, SHARED_BYTES, TILE, size_of
+from mlcflow.gpu.memory import SHARED, SHARED_BYTES, TILE, size_of, unit_of
 from mlcflow.gpu.ptx import kernel_of
 from mlcflow.mlir import arith, gpu, ir, llvm, memref, walk
 from mlcflow.target import Target
-
-_LINE = 128
 
 
 def share_dynamically(target: Target) -> Callable[[ir.Module], None]:
     """A step that asks for the shared memory of large kernels at their launch.
 
     Kernels whose workgroup attributions take no more than ``SHARED_BYTES`` stay as they are.
-    Buffers of whole ``TILE`` bytes begin at multiples of them, others at multiples of 128. Raises
+    Buffers begin where :func:`mlcflow.gpu.memory.unit_of` says. Raises
     ``LoweringError`` for more than a block of the chip can have.
     """
 
@@ -62,9 +59,9 @@ def _share(function: gpu.GPUFuncOp, target: Target) -> int:
     first = len(ir.FunctionType(function.function_type.value).inputs)
     buffers = list(body.arguments)[first:]
     sizes = [size_of(ir.MemRefType(buffer.type)) for buffer in buffers]
-    if sum(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes) <= SHARED_BYTES:
-        return 0
     places, end = lay_out(sizes)
+    if end <= SHARED_BYTES:
+        return 0
     if end > target.caches[0]:
         name = ir.StringAttr(function.attributes["sym_name"]).value
         raise LoweringError(
@@ -88,8 +85,8 @@ def _share(function: gpu.GPUFuncOp, target: Target) -> int:
 def lay_out(sizes: Sequence[int]) -> tuple[list[int], int]:
     """Where buffers of so many bytes begin, and the bytes of all: whole tiles come first."""
     places, end = [0] * len(sizes), 0
-    for number in sorted(range(len(sizes)), key=lambda n: sizes[n] % TILE != 0):
-        unit = _LINE if sizes[number] % TILE else TILE
+    for number in sorted(range(len(sizes)), key=lambda n: -unit_of(sizes[n])):
+        unit = unit_of(sizes[number])
         places[number] = -(-end // unit) * unit
         end = places[number] + sizes[number]
     return places, end

@@ -23,6 +23,8 @@ _TOKEN = re.compile(
     r"|(?<![\w%@.!$])(?P<decimal>-?\d+\.\d+(?:e[+-]\d+)?)\b"
 )
 
+_ASSEMBLY = re.compile(r'(\bcall .* asm sideeffect "[^"]*", "[^"]*"\(.*\))')
+
 
 def rewrite_constants(text: str) -> str:
     """LLVM IR with each floating-point constant in hexadecimal, as every LLVM reads it.
@@ -30,6 +32,15 @@ def rewrite_constants(text: str) -> str:
     A constant has the type that stands last before it on its line.
     """
     return "\n".join(_rewrite_line(line) for line in text.split("\n"))
+
+
+def mark_convergent(text: str) -> str:
+    """LLVM IR whose inline assembly stays where all threads of a warp come together.
+
+    That is what ``convergent`` says, which the bindings cannot (``llvm.inline_asm`` has no such
+    attribute, llvm/llvm-project#221990); else LLVM may copy it into the arms of a branch.
+    """
+    return _ASSEMBLY.sub(r"\1 convergent", text)
 
 
 def _rewrite_line(line: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 FORMAT = 2
-_MOST_DYNAMIC_SHARED_BYTES = 8  # CUfunction_attribute
+_MOST_DYNAMIC_SHARED_BYTES, _SHARED_PERCENT = 8, 9  # CUfunction_attribute
 _LIBRARIES = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so")
 
 
@@ -131,8 +131,9 @@ class Model:
         found = ctypes.byref(function), self._module, ctypes.c_char_p(name.encode())
         self._driver("cuModuleGetFunction", *found)
         if shared:
-            number = ctypes.c_int(_MOST_DYNAMIC_SHARED_BYTES)
-            self._driver("cuFuncSetAttribute", function, number, ctypes.c_int(shared))
+            for number, value in ((_MOST_DYNAMIC_SHARED_BYTES, shared), (_SHARED_PERCENT, 100)):
+                numbers = ctypes.c_int(number), ctypes.c_int(value)
+                self._driver("cuFuncSetAttribute", function, *numbers)
         return ctypes.c_uint64(function.value or 0)
 
     def encode(self, address: int, known: dict[str, Any]) -> ctypes.Array:

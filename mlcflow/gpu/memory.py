@@ -17,8 +17,8 @@ OWN = "mlcflow.own"
 """On an allocation of a block: each thread has one of its own."""
 TILE = 1024
 """Bytes at whose multiples tensor cores want the tiles that they read from shared memory."""
-_SMALLEST = 256
-"""Of such tiles: eight lines of 32 bytes."""
+_SMALLEST, _LINE = 256, 128
+"""Bytes of the smallest of such tiles, eight lines of 32, and of all banks."""
 SHARED_BYTES = 48 << 10
 """Shared memory of a block that a kernel may declare; ``dynamic_memory`` sees to more."""
 
@@ -36,9 +36,9 @@ def share(launch: gpu.LaunchOp, allocations: list[memref.AllocOp]) -> None:
     launch.attributes["workgroup_attributions"] = ir.IntegerAttr.get(i64, len(allocations))
 
 
-def is_for_tiles(kind: ir.MemRefType) -> bool:
-    """Whether tensor cores could read tiles from a buffer."""
-    return size_of(kind) % _SMALLEST == 0
+def unit_of(nbytes: int) -> int:
+    """At multiples of how many bytes a shared buffer begins: ``TILE`` where it may hold tiles."""
+    return _LINE if nbytes % _SMALLEST else TILE
 
 
 def put_views_in_shared_memory(value: ir.Value) -> None:

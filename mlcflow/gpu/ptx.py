@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from mlcflow.errors import LoweringError, MlcflowError
-from mlcflow.gpu.llvm_text import rewrite_constants
+from mlcflow.gpu.llvm_text import mark_convergent, rewrite_constants
 from mlcflow.mlir import gpu, ir, llvm, walk
 from mlcflow.target import Target
 
@@ -79,7 +79,8 @@ def _translate(module: gpu.GPUModuleOp) -> str:
             op=str(op).split("\n")[0],
             location=str(op.location),
         )
-    return rewrite_constants(llvm.translate_module_to_llvmir(module.operation))
+    text = llvm.translate_module_to_llvmir(module.operation)
+    return mark_convergent(rewrite_constants(text))
 
 
 def compile_to_ptx(texts: list[str], target: Target) -> str:

@@ -11,15 +11,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlcflow.errors import LoweringError
+from mlcflow.gpu.axes import axis_of
 from mlcflow.gpu.fragments import Place, place_of
 from mlcflow.gpu.hazards import ORDERED
 from mlcflow.gpu.loops import constant_index
 from mlcflow.gpu.memory import size_of
 from mlcflow.gpu.swizzle import PIECE, swizzle_of
-from mlcflow.gpu.turns import Buffers, at_iteration, many, next_slot, stages_of, take_over
+from mlcflow.gpu.turns import (
+    Buffers,
+    at_iteration,
+    first_iterations,
+    many,
+    next_slot,
+    stages_of,
+    take_over,
+)
 from mlcflow.gpu.warpgroups import warps_along
 from mlcflow.mlir import arith, builtin, func, gpu, ir, linalg, llvm, memref, nvgpu, nvvm, scf
-from mlcflow.schedule.labels import BIND, constant
+from mlcflow.schedule.labels import BIND, constant, enclosing
 
 BY = "mlcflow.by"
 """On a copy with stages: what copies, ``"tma"`` or nothing for the threads of the block."""
@@ -54,15 +63,20 @@ def pipeline(loop: scf.ForOp, copies: list[linalg.CopyOp]) -> None:
     of the last iteration are free, and asks for others in their place. Raises ``LoweringError``
     for what the chip cannot copy.
     """
+    if any(not axis_of(around) for around in enclosing(loop)):
+        raise LoweringError(
+            "copies of the chip: expected a loop around which there are only those of blocks: its "
+            "barriers are made once",
+            op=str(loop).split("\n")[0],
+            location=str(loop.location),
+        )
     stages = stages_of(loop, copies)
     ahead, (axis, warps) = stages - 1, _warps(copies[0])
     with ir.InsertionPoint(loop):
         tiles = _Tiles({op: many(op, stages) for op in copies}, loop, _maps(copies))
         barriers = _Barriers(memref.alloc(_words(2 * stages), [], []), stages)
         barriers.begin(warps)
-        for number in range(ahead):
-            first = constant(loop.lowerBound) or 0
-            value = constant_index(first + number * (constant(loop.step) or 1))
+        for number, value in enumerate(first_iterations(loop, ahead)):
             tiles.ask(value, constant_index(number), barriers)
         start = [constant_index(0), constant_index(ahead), _i32(0), _i32(1)]
         again = scf.ForOp(loop.lowerBound, loop.upperBound, loop.step, start)

@@ -19,6 +19,7 @@ _DATA_TYPES = {
     "i8": 0, "i16": 1, "i32": 3, "i64": 5, "f16": 6, "f32": 7, "f64": 8, "bf16": 9,
 }  # fmt: skip
 """``CUtensorMapDataType`` by element type."""
+_MOST_DIMS, _LONGEST, _WIDEST = 5, 1 << 32, 256
 _SPACES = ("3", SHARED)
 """Memory spaces of the box in the type of a tensor map."""
 _MARK = "llvm.dereferenceable"
@@ -78,6 +79,10 @@ def describe(op: nvgpu.TmaCreateDescriptorOp) -> TensorMap:
     if not len(sizes) == len(box) == array.rank:
         raise _refused("a box of known size, with all dimensions of the array", op)
     interleave, swizzle, promotion, fill = _kinds(op, sizes, element)
+    if array.rank > _MOST_DIMS or not all(1 <= extent <= _LONGEST for extent in array.shape):
+        raise _refused(f"an array of 1 to {_MOST_DIMS} dimensions, each of 1 to {_LONGEST}", op)
+    if not all(1 <= extent <= _WIDEST for extent in sizes) or sizes[-1] * size % 16:
+        raise _refused(f"a box of 1 to {_WIDEST} elements each way, in rows of 16 bytes", op)
     return TensorMap(
         _DATA_TYPES[str(element)], tuple(array.shape)[::-1], tuple(outer)[::-1], sizes[::-1],
         interleave, swizzle, promotion, fill,

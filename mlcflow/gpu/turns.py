@@ -7,7 +7,7 @@ from mlcflow.gpu.loops import constant_index
 from mlcflow.gpu.memory import in_shared_memory, put_views_in_shared_memory
 from mlcflow.gpu.swizzle import PIECE, SWIZZLE
 from mlcflow.mlir import arith, ir, linalg, memref, scf
-from mlcflow.schedule.labels import trip_count
+from mlcflow.schedule.labels import constant, trip_count
 
 STAGES = "mlcflow.stages"
 """On a copy: how many tiles of it there may be at once."""
@@ -21,6 +21,18 @@ def stages_of(loop: scf.ForOp, copies: list[linalg.CopyOp]) -> int:
     """How many tiles there are at once: two where the iterations are not known."""
     wanted = max(int(ir.StringAttr(op.attributes[STAGES]).value) for op in copies)
     return max(2, min(wanted, trip_count(loop)))
+
+
+def first_iterations(loop: scf.ForOp, count: int) -> list[ir.Value]:
+    """The numbers of the first iterations, which must be known."""
+    first = constant(loop.lowerBound)
+    if first is None:
+        raise LoweringError(
+            "an asynchronous copy: expected a loop around it that begins at a known number",
+            op=str(loop).split("\n")[0],
+            location=str(loop.location),
+        )
+    return [constant_index(first + n * (constant(loop.step) or 1)) for n in range(count)]
 
 
 def tile_of(op: linalg.CopyOp) -> ir.Value:

@@ -9,6 +9,7 @@ warpgroup level matrix instructions", "Matrix descriptor").
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -27,7 +28,8 @@ _WINDOW = (1 << 18) - 1
 """The bits of an address in shared memory."""
 _MODES = {128: 1, 64: 2, 32: 3}
 """What a descriptor calls the swizzle of lines of so many bytes."""
-_SWIZZLED_LINES = 8
+_LINES, _LINE = 8, 128
+"""How many lines are swizzled together, and the bytes of the longest."""
 
 
 def multiply(op: ir.OpView, form: MmaForm, factors: tuple[Place, Place], held: Part) -> None:
@@ -101,6 +103,8 @@ def _why_not(op: ir.OpView, form: MmaForm, factors: tuple[Place, Place]) -> str:
             return f"expected {name} in shared memory: cache_read it, with stages"
         if swizzle_of(place.buffer) != for_descriptors(row) or for_descriptors(row) is None:
             return f"expected rows of {name} of 32, 64 or a multiple of 128 bytes, found {row}"
+        if math.prod(kind.shape[-2:]) * kind.element_type.width // 8 % (_LINES * min(row, _LINE)):
+            return f"expected a multiple of {_LINES} rows of {name}, found {kind.shape[-2]}"
         across = name == "A" or form.is_turned
         if across and row not in _MODES:
             return f"expected up to 128 bytes of {name} along the reduction, found {row}"
@@ -145,7 +149,7 @@ def _left(place: Place) -> _Tile:
 def _right(place: Place, form: MmaForm) -> _Tile:
     """B[k, n], cut into parts of 128 bytes of n below each other; or B[n, k]."""
     address = _address(place, place.begins[place.own[-2]])
-    line = min(_row_bytes(place), max(_MODES))
+    line = min(_row_bytes(place), _LINE)
     if form.is_turned:
         return _Tile(_descriptor(address, line, line), _element_bytes(place))
     part = ir.MemRefType(place.buffer.type).shape[-2] * line
@@ -174,7 +178,7 @@ def _address(place: Place, row: ir.Value | None) -> ir.Value:
 
 def _descriptor(address: ir.Value, line: int, part: int) -> ir.Value:
     """``line``: bytes that are swizzled as one; ``part``: bytes to the next lines across."""
-    group = _SWIZZLED_LINES * line
+    group = _LINES * line
     fields = _MODES[line] << 62 | group >> 4 << 32 | part >> 4 << 16
     inside = arith.andi(address, _word(_WINDOW))
     return arith.ori(arith.shrui(inside, _word(4)), _word(fields))

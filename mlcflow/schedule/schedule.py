@@ -240,9 +240,10 @@ class Schedule:
 
     @primitive
     def tensorize(self, block: str, intrinsic: str, target: Target | None = None) -> None:
-        """Map ``block`` to ``vector.contract``, ``x86.dot``, ``nvgpu.mma``, ``nvvm.wgmma``, ``library:NAME``.
+        """Map ``block`` to ``vector.contract``, ``x86.dot``, ``nvgpu.mma``, or ``library:NAME``.
 
-        See ``schedule.dot.to_dots``, ``schedule.mma.to_mma``; refused for a target that lacks it.
+        Others, such as ``nvvm.wgmma``: see ``schedule.dot.to_dots``, ``schedule.mma.to_mma``.
+        Refused for a target that lacks it.
         """
         tensorize(self, block, intrinsic, target)
 

@@ -31,7 +31,7 @@ NAMES = {
     CAPTURING: "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
 }
 MOST_SHARED, MOST_DECLARED = 227 << 10, 48 << 10
-MAX_DYNAMIC_SHARED = 8  # of CUfunction_attribute
+MAX_DYNAMIC_SHARED, SHARED_PERCENT = 8, 9  # of CUfunction_attribute
 ATTRIBUTES = {16: 132, 75: 9, 76: 0, 38: 50 << 20, 97: MOST_SHARED}  # those of an H100
 
 
@@ -115,6 +115,8 @@ class FakeDriver:
         return 0
 
     def _cuFuncSetAttribute(self, function, attribute, value) -> int:
+        if attribute == SHARED_PERCENT:
+            return 0 if 0 <= value <= 100 else INVALID
         most = MOST_SHARED - self.kernels[self._names[function - 1]].memory.declared
         if attribute != MAX_DYNAMIC_SHARED or not 0 <= value <= most:
             return INVALID

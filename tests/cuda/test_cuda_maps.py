@@ -161,12 +161,13 @@ def test_drivers_without_tensor_maps(gpu):
 
 
 def test_what_the_driver_refuses(gpu):
-    executable = make(gpu, program(box=(64, 4), swizzle="none"))  # rows of 8 bytes
-    with pytest.raises(mlcflow.ExecutionError, match="a tensor map: CUDA_ERROR_INVALID_VALUE"):
-        executable(bfloat16(96, 128))
+    executable = make(gpu, program())
     gpu.fail["cuTensorMapEncodeTiled"] = INVALID
     with pytest.raises(mlcflow.ExecutionError, match="a tensor map: CUDA_ERROR_INVALID_VALUE"):
-        make(gpu, program())(bfloat16(96, 128))
+        executable(bfloat16(96, 128))
+    assert not gpu.launched  # the chip would read by a map that is none
+    executable(bfloat16(96, 128))
+    assert len(gpu.launched) == 1
 
 
 REFUSED = {
@@ -175,6 +176,7 @@ REFUSED = {
     "type": ({"array": "96x128xi1", "swizzle": "none"}, "elements of type"),
     "shape": ({"array": "?x128xbf16"}, "known at compile time"),
     "tensor": ({"tensor": "32x64xbf16"}, "whose tensor is the box"),
+    "line": ({"box": (64, 4), "swizzle": "none"}, "in rows of 16 bytes"),
 }  # fmt: skip
 
 

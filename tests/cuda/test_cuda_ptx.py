@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 import pytest
@@ -13,7 +14,7 @@ import mlcflow
 from mlcflow import LoweringError
 from mlcflow.compiler import build_pipeline, import_model
 from mlcflow.gpu import ptx
-from mlcflow.gpu.llvm_text import rewrite_constants
+from mlcflow.gpu.llvm_text import mark_convergent, rewrite_constants
 from mlcflow.gpu.program import lower_program
 from mlcflow.mlir import gpu, ir, llvm, parse
 from mlcflow.pipelines.cuda import host_to_llvm
@@ -65,6 +66,18 @@ def _bits(kind: str, word: str, width: int) -> int:
     (value,) = struct.unpack("<d", struct.pack("<Q", bits))
     (narrow,) = struct.unpack("<I", struct.pack("<f", value))
     return int(narrow)
+
+
+def test_inline_assembly_is_convergent() -> None:
+    binding = pytest.importorskip("llvmlite.binding")
+    module = parse("""llvm.func @f(%a: f32) -> f32 {
+      %b = llvm.inline_asm has_side_effects "wait (0);", "=f,0" %a : (f32) -> f32
+      llvm.inline_asm has_side_effects "fence;", "" : () -> ()
+      llvm.return %b : f32 }""")
+    text = mark_convergent(llvm.translate_module_to_llvmir(module.operation))
+    again = binding.parse_assembly(text)
+    (attributes,) = re.findall(r"attributes #\d+ = {(.*)}", str(again))
+    assert str(again).count("asm sideeffect") == 2 and attributes.split() == ["convergent"]
 
 
 def test_text_that_only_looks_like_a_constant() -> None:

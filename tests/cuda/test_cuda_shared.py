@@ -78,7 +78,7 @@ def test_numbers(gpu, executable):
     (kernel,) = gpu.kernels.values()
     assert not kernel.shared and kernel.memory.declared == 0 and kernel.memory.window == 0
     assert list(shared_of(executable.stages["llvm"]).values()) == [BYTES]
-    assert gpu.calls.count("cuFuncSetAttribute") == 1
+    assert gpu.calls.count("cuFuncSetAttribute") == 2
 
 
 def test_as_a_graph(gpu, monkeypatch):
@@ -143,10 +143,10 @@ def test_what_a_kernel_may_declare_stays_declared():
 def test_buffers_lie_apart(sizes):
     places, end = lay_out(sizes)
     taken = sorted(zip(places, sizes, strict=True))
-    assert all(place % (TILE if size % TILE == 0 else 16) == 0 for place, size in taken)
+    assert all(place % (16 if size % 256 else TILE) == 0 for place, size in taken)
     ends = [place + size for place, size in taken]
     assert all(low <= place for low, (place, _) in zip(ends, taken[1:], strict=False))
-    assert end == max(ends, default=0) <= sum(sizes) + 128 * len(sizes)
+    assert end == max(ends, default=0) <= sum(sizes) + 1024 * len(sizes)
 
 
 BESIDE = """

@@ -97,6 +97,28 @@ def test_copies_by_hand(gpu, build, monkeypatch, by, stages):
     check(executable, torch.mm, inputs)
 
 
+GRIDS = {
+    "a_part_of_k": ((512, 64), (64, 512), (8, 8, 1)),
+    "batch": ((8, 64, 64), (8, 64, 64), (8, 1, 1)),
+    "many_rows": ((128 * 65537, 128), (128, 512), (65537, 2, 1)),
+    "groups": ((4096, 64), (64, 4096), (16, 16, 2)),
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_blocks_of_a_grid(name):
+    """One for each tile, also where a single step of the reduction leaves no loop for it; no more
+    along y and z than a launch can have.
+    """
+    *shapes, expected = GRIDS[name]
+    inputs = tuple(torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in shapes)
+    stages = pipelines.build("cuda", CHIP).run(
+        import_model(torch.matmul, inputs).module, until="launch"
+    )
+    found = re.search(r"gpu.launch blocks.*? in \((.*?)\)", str(stages["launch"]))
+    assert tuple(int(size) for size in re.findall(r"%c(\d+)", found[1])) == expected
+
+
 def test_losses_are_reported():
     """Sums that are read before they are awaited: ptxas lets products wait for each other."""
     if not ptx.has_ptxas():
