@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from mlcflow.gpu import tensor_copies
 from mlcflow.gpu.axes import axis_of
-from mlcflow.gpu.hazards import ORDERED
+from mlcflow.gpu.hazards import ORDERED, access_of
 from mlcflow.gpu.loops import constant_index
 from mlcflow.gpu.memory import in_shared_memory, put_views_in_shared_memory
 from mlcflow.gpu.mma_form import WGMMA
@@ -57,19 +57,29 @@ def pipeline_copies(module: ir.Module) -> None:
 
 
 def _copy_once(copies: list[linalg.CopyOp]) -> None:
-    """Without a loop around them: copy, and wait."""
+    """Without a loop around them: copy, and wait before a tile is needed."""
+    for user in dict.fromkeys(_first_user(op) for op in copies):
+        with ir.InsertionPoint(user):
+            _commit()
+            _wait(0)
+            _show(copies)
     for op in copies:
         buffer = tile_of(op)
         buffer.set_type(in_shared_memory(ir.MemRefType(buffer.type)))
         put_views_in_shared_memory(buffer)
         with ir.InsertionPoint(op):
             _copy(op.operands[0], buffer, None)
-    with ir.InsertionPoint(copies[-1]):
-        _commit()
-        _wait(0)
-        _show(copies)
-    for op in copies:
         op.operation.erase()
+
+
+def _first_user(copy: linalg.CopyOp) -> ir.OpView:
+    """What in the block of a copy comes first behind it and works on its tile."""
+    tile, block = tile_of(copy), list(copy.operation.block.operations)
+    for op in block[block.index(copy) + 1 :]:
+        access = access_of(op)
+        if tile in access.reads | access.writes:
+            return op
+    return block[-1]
 
 
 def _pipeline(loop: scf.ForOp, copies: list[linalg.CopyOp]) -> None:

@@ -39,7 +39,7 @@ def test_shared_tiles(gpu, run_program):
         schedule.bind(rows, "thread.y")
         schedule.bind(columns, "thread.x")
     outlined = str(lower_program(module, until="outline")["outline"])
-    assert outlined.count("#gpu.address_space<workgroup>> {llvm.align = 16") == 2
+    assert outlined.count("#gpu.address_space<workgroup>> {llvm.align = 1024") == 2
     check_product(run_program(module, a, b), a, b)
     (kernel,) = gpu.kernels.values()
     assert kernel.waits and len(kernel.shared) == 2
