@@ -1,11 +1,12 @@
 // RUN: mlcflow opt %s --pipeline=cuda --target=cuda:sm_90 --until=launch | filecheck %s
 
-// Tiles of the operands in shared memory, three of each, of the result in memory of the thread; the
+// A small product has small tiles. Those of the operands are in shared memory, three of each, of
+// the result in memory of the thread; the
 // threads wait once in each part of the reduction, and nowhere else.
 // CHECK-LABEL: func.func private @matmul_add
 // CHECK-SAME: mlcflow.rule = "contraction"
-// CHECK: gpu.launch {{.*}} in (%{{.*}} = %c2, %{{.*}} = %c2, {{.*}} threads({{.*}}) in (%{{.*}} = %c16, %{{.*}} = %c16
-// CHECK-SAME: workgroup(%[[A:.*]] : memref<3x64x16xf32, #gpu.address_space<workgroup>>, %[[B:.*]] : memref<3x16x64xf32, #gpu.address_space<workgroup>>)
+// CHECK: gpu.launch {{.*}} in (%{{.*}} = %c4, %{{.*}} = %c4, {{.*}} threads({{.*}}) in (%{{.*}} = %c8, %{{.*}} = %c8
+// CHECK-SAME: workgroup(%[[A:.*]] : memref<3x32x16xf32, #gpu.address_space<workgroup>>, %[[B:.*]] : memref<3x16x32xf32, #gpu.address_space<workgroup>>)
 // CHECK: %[[ACC:.*]] = memref.alloca() : memref<4x4xf32>
 // CHECK-NOT: gpu.barrier
 // CHECK: scf.for {{.*}} iter_args
