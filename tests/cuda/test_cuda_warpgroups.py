@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import replace
 
+import ml_dtypes
+import numpy as np
 import pytest
 import torch
 from test_cuda_rules import rules
+from test_cuda_save import loaded
 from test_cuda_tensor_cores import gelu_residual
+from torch import nn
 
 import mlcflow
 from mlcflow import pipelines
@@ -190,3 +195,25 @@ def test_chips_without_warpgroups():
     other = Target("cuda", chip="sm_100a")
     with pytest.raises(mlcflow.ScheduleError, match="sm_100a has no instructions of warpgroups"):
         mlcflow.Schedule(parse(PROGRAM.format(n=64))).tensorize("root", "nvvm.wgmma", other)
+
+
+def test_layers_of_a_model(build, gpu, tmp_path):
+    """Parameters, intermediate results and batches behind tensor maps; from the second call on as a
+    graph; and saved.
+    """
+    torch.manual_seed(0)
+    layers = [nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64)]
+    model = nn.Sequential(*layers).eval().bfloat16()
+    x = torch.randn(2, 64, 64).bfloat16()
+    executable = build(model, x, target=SMALL)
+    assert rules(executable).count("warpgroups") == 2
+    with torch.no_grad():
+        for number in range(3):
+            y = (x * (number + 1)).clone()
+            exact = copy.deepcopy(model).double()(y.double())
+            torch.testing.assert_close(executable(y).double(), exact, rtol=2e-2, atol=2e-2)
+    assert gpu.calls.count("cuGraphLaunch") >= 1
+    executable.save(tmp_path)
+    again, _ = loaded(tmp_path, gpu)
+    found = again(y.view(torch.int16).numpy().view(ml_dtypes.bfloat16))
+    np.testing.assert_array_equal(found.astype(np.float32), executable(y).float().numpy())
