@@ -45,7 +45,7 @@ def load_library() -> Any:
             continue
     raise ExecutionError(
         f"no driver for NVIDIA GPUs on this machine ({' or '.join(LIBRARIES)}); code for one can "
-        "be compiled here, with --target=cuda:CHIP and `mlcflow opt`, and run where there is one"
+        "be compiled here, by `mlcflow compile --target=cuda:CHIP`, and run where there is one"
     )
 
 

@@ -41,8 +41,8 @@ _SAFE = {
 """How safetensors calls element types."""
 
 
-def save(module: ir.Module, parameters: Mapping[str, Any], folder: str | Path) -> None:
-    """Write a model to ``folder``, which is made if need be.
+def save(module: ir.Module, parameters: Mapping[str, Any], folder: str | Path) -> list[Path]:
+    """Write a model to ``folder``, which is made if need be; gives the files.
 
     ``module`` is what the last stage of the pipeline ``cuda`` left. No GPU is needed. Raises
     ``ExecutionError`` for a model whose shapes are open, whose course depends on data, or that
@@ -50,9 +50,9 @@ def save(module: ir.Module, parameters: Mapping[str, Any], folder: str | Path) -
     """
     functions, messages, _ = describe(module)
     ports = [port for ports in functions.values() for port in ports]
-    written = [port.name for port in ports if port.role == "mutates"]
-    if written:
-        raise ExecutionError(f"the model writes to '{written[0]}'; such models cannot be saved")
+    changed = [port.name for port in ports if port.role == "mutates"]
+    if changed:
+        raise ExecutionError(f"the model writes to '{changed[0]}'; such models cannot be saved")
     program = {
         "format": FORMAT,
         "messages": messages,
@@ -63,11 +63,16 @@ def save(module: ir.Module, parameters: Mapping[str, Any], folder: str | Path) -
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     loader = resources.files("mlcflow.gpu").joinpath("loader.py").read_bytes()
-    _write(place / "loader.py", loader)
-    _write(place / "kernels.ptx", ptx_of(module).encode() + b"\0")
-    _write(place / "host.mlir", asm(without_kernels(module)).encode())
-    _write(place / "tensors.safetensors", *_safetensors(tensors))
-    _write(place / "program.json", (json.dumps(program, indent=1) + "\n").encode())
+    written = {
+        "loader.py": [loader],
+        "kernels.ptx": [ptx_of(module).encode() + b"\0"],
+        "host.mlir": [asm(without_kernels(module)).encode()],
+        "tensors.safetensors": _safetensors(tensors),
+        "program.json": [(json.dumps(program, indent=1) + "\n").encode()],
+    }
+    for name, pieces in written.items():
+        _write(place / name, *pieces)
+    return [place / name for name in written]
 
 
 def _record(module: ir.Module, functions: Mapping[str, list[Port]]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from mlcflow.errors import MlcflowError
 
 COMMANDS = {
     "run": "mlcflow.tools.run",
+    "compile": "mlcflow.tools.compile",
     "opt": "mlcflow.tools.opt",
     "pipelines": "mlcflow.tools.pipelines",
     "check": "mlcflow.tools.check",

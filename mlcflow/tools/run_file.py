@@ -53,8 +53,9 @@ def run_file(text: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
     """
     if given["quick"]:
         raise click.UsageError("--quick is for the built-in examples")
-    pipeline = parse_pipeline(given["pipeline"] or "cpu", given["target"], given["options"])
-    model = _load(text, given["inputs"])
+    usual = "cuda" if given["target"].startswith("cuda") else "cpu"
+    pipeline = parse_pipeline(given["pipeline"] or usual, given["target"], given["options"])
+    model = find_model(text, given["inputs"])
     say(f"{text}: pipeline '{pipeline.name}', target {given['target']}")
     if getattr(model.source, "training", False):
         say("note: the model is in training mode; call model.eval() for inference")
@@ -86,7 +87,8 @@ def run_file(text: str, say: Say, given: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-def _load(text: str, files: tuple[str, ...]) -> _Model:
+def find_model(text: str, files: tuple[str, ...]) -> _Model:
+    """The model that ``text`` names, with the arrays in ``files``, or those that it brings."""
     arrays = read_arrays(files)
     python = split_name(text)
     if python:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
+import runpy
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from fake_driver import ILLEGAL_ADDRESS
 from test_operations import FLOATS, WRONG_INDICES
 
 import mlcflow
 from mlcflow.compiler import build_pipeline, import_model
+from mlcflow.gpu.ptx import has_ptxas
 from mlcflow.gpu.save import save
+from mlcflow.tools import main
 
 
 def loaded(folder, library):
@@ -122,3 +127,48 @@ def test_what_cannot_be_saved(build, tmp_path):
     with pytest.raises(mlcflow.ExecutionError, match="the model writes to 'x'"):
         executable.save(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+MODEL = """
+import torch
+torch.manual_seed(0)
+layers = [torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64)]
+model = torch.nn.Sequential(*layers).eval().half()
+inputs = torch.randn(64, 64).half()
+"""
+
+
+def command(tmp_path, *words):
+    path = tmp_path / "model.py"
+    path.write_text(MODEL)
+    return CliRunner().invoke(main, ["compile", str(path), *words])
+
+
+@pytest.mark.parametrize("chip", ["sm_80", "sm_90a"])
+def test_the_command(build, tmp_path, chip):
+    """What it writes is what the executable would; no driver is asked."""
+    result = command(tmp_path, f"--target=cuda:{chip}", f"--output={tmp_path / 'a'}", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    found = runpy.run_path(str(tmp_path / "model.py"))
+    build(found["model"], found["inputs"], target=f"cuda:{chip}").save(tmp_path / "b")
+    for name in report["files"]:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert set(report["files"]) == {path.name for path in (tmp_path / "a").iterdir()}
+    assert f".target {chip}" in (tmp_path / "a" / "kernels.ptx").read_text()
+    if has_ptxas():
+        assert all(kernel["spills"] == 0 for kernel in report["kernels"].values())
+
+
+def test_what_the_command_says(tmp_path):
+    folder = tmp_path / "written"
+    result = command(tmp_path, "--target=cuda:sm_90a", f"--output={folder}")
+    assert "pipeline 'cuda', target cuda:sm_90a" in result.output
+    assert f"written to {folder}: host.mlir, kernels.ptx, loader.py, program.json" in result.output
+    for words, message in (
+        (["--output=x"], "expected cuda:CHIP, such as cuda:sm_90a, got 'host'"),
+        (["--target=cuda:sm_9", "--output=x"], "unknown chip 'sm_9'"),
+        (["--target=cuda:sm_90"], "missing option '--output'"),
+    ):
+        result = command(tmp_path, *words)
+        assert result.exit_code == 2 and message in result.stderr
