@@ -92,8 +92,11 @@ def lower_kernels(module: ir.Module) -> None:
             pass_by_value(kernels)
 
 
+_OF_WARPS = ("nvvm.mma.sync", "nvvm.shfl.sync")
+
+
 def keep_registers(target: Target) -> Callable[[ir.Module], None]:
-    """A step that lets kernels with sums of tensor cores, and no more blocks than there are
+    """A step that lets kernels whose warps hold tiles, and no more blocks than there are
     multiprocessors, have all registers.
 
     Else the assembler may write some to memory, so that several blocks fit on one.
@@ -103,8 +106,8 @@ def keep_registers(target: Target) -> Callable[[ir.Module], None]:
         for op in walk(module.operation):
             if "gpu.known_grid_size" in op.operation.attributes:
                 sizes = ir.DenseI32ArrayAttr(op.attributes["gpu.known_grid_size"])
-                is_large = any(inner.operation.name == "nvvm.mma.sync" for inner in walk(op))
-                if is_large and math.prod(sizes) <= target.cores:
+                by_warps = any(inner.operation.name in _OF_WARPS for inner in walk(op))
+                if by_warps and math.prod(sizes) <= target.cores:
                     one = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), 1)
                     op.attributes["nvvm.minctasm"] = one
 

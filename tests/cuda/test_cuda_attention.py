@@ -234,6 +234,7 @@ SHAPES = {
     "half_a_tile": ((8, 8, 4096, 40), "float16", True),
     "widest": ((8, 8, 4096, 192), "bfloat16", True),
     "widest_exact": ((8, 8, 4096, 120), "float32", True),
+    "few_exact": ((1, 12, 128, 64), "float32", False),
 }
 
 
