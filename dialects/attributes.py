@@ -32,6 +32,7 @@ attribute                  on                    meaning
 ``mlcflow.bind``           loop                  the GPU axis it is mapped to
 ``mlcflow.intrinsic``      linalg operation      the instruction that computes it (``nvgpu.mma``)
 ``mlcflow.stages``         linalg.copy           how many tiles of shared memory it fills ahead
+``mlcflow.by``             linalg.copy           what copies: ``tma``, or the threads of the block
 ``mlcflow.swizzle``        allocation            how its rows lie in banks, see ``gpu/swizzle.py``
 ``mlcflow.own``            allocation            each thread has one of its own
 ``mlcflow.ordered``        loop                  waits for what it needs by itself
@@ -39,6 +40,7 @@ attribute                  on                    meaning
 ``mlcflow.constants``      module                constant arrays that host code passes to kernels
 ``mlcflow.gpu_kernels``    module                names of the kernels, by the numbers of host code
 ``mlcflow.gpu_shared``     module                bytes of shared memory that each gets by its launch
+``mlcflow.tensor_map``     argument              of a kernel: a tensor map, taken by value
 =========================  ====================  ===============================================
 """
 

@@ -49,14 +49,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     rows, columns = _block((m, n), batch[0] if batch else 1, most, target)
     lanes = target.lanes(64 if "f64" in kernel.element_types else 32)
     schedule = Schedule(kernel)
-    blocks = schedule.tile_and_fuse(
-        schedule.final, [*[1 for _ in batch], rows, columns], overlap=True
-    )
-    if batch:
-        schedule.drop_unit_loops()
-    # With an epilogue, which writes the result, the product has memory of its own anyway.
-    write = schedule.cache_write("root") if schedule.final == "root" else schedule.final
-    schedule.split(schedule.loops("root")[-1], [None, depth])
+    blocks, write = tile_product(schedule, kernel, (rows, columns), depth)
     copies = [schedule.cache_read("root", operand) for operand in (0, 1)]
     if not any(size % lanes for size in (depth, k, n, columns)):  # rows of whole 16 bytes
         for copy in copies:
@@ -68,6 +61,24 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
     schedule.split(step, [None, STEP if depth % STEP == 0 else 1])
     schedule.vectorize("root")
     return schedule
+
+
+def tile_product(
+    schedule: Schedule, kernel: Kernel, block: tuple[int, int], depth: int
+) -> tuple[list[Loop], str]:
+    """Cut a product into tiles of the result, and its reduction into parts of ``depth`` steps.
+
+    Gives the loops over the tiles, that of a batch first, and the block that writes the result.
+    """
+    batch = kernel.loops[:-3]
+    tiles = [*[1 for _ in batch], *block]
+    blocks = schedule.tile_and_fuse(schedule.final, tiles, overlap=True)
+    if batch:
+        schedule.drop_unit_loops()
+    # With an epilogue, which writes the result, the product has memory of its own anyway.
+    write = schedule.cache_write("root") if schedule.final == "root" else schedule.final
+    schedule.split(schedule.loops("root")[-1], [None, depth])
+    return blocks, write
 
 
 def bind_tiles(schedule: Schedule, loops: list[Loop]) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from mlcflow.gpu.mma_form import DEPTHS, NVGPU_MMA, NVGPU_MMA_TF32
 from mlcflow.graph.kernel import Kernel
 from mlcflow.graph.same_operation import element_type
-from mlcflow.pipelines.schedules.cuda_contraction import MOST_BLOCKS, bind_tiles, is_row_major
+from mlcflow.pipelines.schedules.cuda_contraction import (
+    MOST_BLOCKS,
+    bind_tiles,
+    is_row_major,
+    tile_product,
+)
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
 
@@ -40,13 +45,7 @@ def rule(kernel: Kernel, target: Target, *, tf32: bool = False) -> Schedule | No
     if block is None:
         return None
     schedule = Schedule(kernel)
-    blocks = schedule.tile_and_fuse(
-        schedule.final, [*[1 for _ in kernel.loops[:-3]], *block], overlap=True
-    )
-    if batch > 1 or len(kernel.loops) > 3:
-        schedule.drop_unit_loops()
-    write = schedule.cache_write("root") if schedule.final == "root" else schedule.final
-    schedule.split(schedule.loops("root")[-1], [None, depth])
+    blocks, write = tile_product(schedule, kernel, block, depth)
     for operand in (0, 1):
         copy = schedule.cache_read("root", operand)
         schedule.annotate(copy, "stages", str(STAGES))

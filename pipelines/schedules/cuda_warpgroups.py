@@ -6,7 +6,7 @@ from mlcflow.gpu.mma_form import ROWS, WGMMA, WGMMA_CHIPS
 from mlcflow.gpu.tensor_copies import TMA
 from mlcflow.graph.kernel import Kernel
 from mlcflow.mlir import ir
-from mlcflow.pipelines.schedules.cuda_contraction import bind_tiles
+from mlcflow.pipelines.schedules.cuda_contraction import bind_tiles, tile_product
 from mlcflow.pipelines.schedules.cuda_tensor_cores import best_block, product_form
 from mlcflow.schedule.schedule import Schedule
 from mlcflow.target import Target
@@ -39,13 +39,7 @@ def rule(kernel: Kernel, target: Target) -> Schedule | None:
         return None
     arrays = all(isinstance(value.owner, ir.Block) for value in kernel.root.operands[:2])
     schedule = Schedule(kernel)
-    blocks = schedule.tile_and_fuse(
-        schedule.final, [*[1 for _ in kernel.loops[:-3]], *block], overlap=True
-    )
-    if batch > 1 or len(kernel.loops) > 3:
-        schedule.drop_unit_loops()
-    write = schedule.cache_write("root") if schedule.final == "root" else schedule.final
-    schedule.split(schedule.loops("root")[-1], [None, depth])
+    blocks, write = tile_product(schedule, kernel, block, depth)
     stages = str(_stages(block, depth, target))
     for operand in (0, 1):
         copy = schedule.cache_read("root", operand)

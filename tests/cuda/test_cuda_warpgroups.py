@@ -150,7 +150,7 @@ func.func @main(%a: tensor<128x64xf16>, %b: tensor<64x{n}xf16>) -> tensor<128x{n
 }}"""
 
 
-def by_hand(rows=16, columns=64, stages=True, second=1):
+def by_hand(rows=16, columns=64, stages=True, second=1, by=(), serial=False):
     """A product with rows for each warp, and columns for a ``second`` axis, as launches."""
     module = parse(PROGRAM.format(n=2 * columns))
     schedule = mlcflow.Schedule(module)
@@ -158,7 +158,10 @@ def by_hand(rows=16, columns=64, stages=True, second=1):
     write = schedule.cache_write("root")
     schedule.split("root.k", [None, 32])
     for operand in (0, 1) if stages else ():
-        schedule.annotate(schedule.cache_read("root", operand), "stages", "2")
+        copy = schedule.cache_read("root", operand)
+        schedule.annotate(copy, "stages", "2")
+        if operand in by:
+            schedule.annotate(copy, "by", "tma")
     for block in ("fill0", "root", write):
         inside = [each for each in schedule.loops(block) if each.op is None][:2]
         sizes = (rows, columns // second)
@@ -167,7 +170,8 @@ def by_hand(rows=16, columns=64, stages=True, second=1):
             if not outer.is_gone:
                 schedule.bind(outer, axis)
     for loop, axis in zip(blocks, ("block.y", "block.x"), strict=True):
-        schedule.bind(loop, axis)
+        if axis == "block.x" or not serial:
+            schedule.bind(loop, axis)
     schedule.tensorize("root", "nvvm.wgmma", CHIP)
     return lower_program(module, CHIP, until="launch")["launch"]
 
@@ -179,6 +183,8 @@ def test_a_schedule_by_hand():
 REFUSED = {
     "rows": ({"rows": 32}, mlcflow.ScheduleError, "expected 16 rows, those of one warp of four"),
     "warps": ({"second": 2}, mlcflow.LoweringError, "along one axis of threads"),
+    "some_by_tma": ({"by": (0,)}, mlcflow.LoweringError, 'all of them, or none, by "tma"'),
+    "serial": ({"by": (0, 1), "serial": True}, mlcflow.LoweringError, "only those of blocks"),
     "memory": ({"stages": False}, mlcflow.LoweringError, "expected A in shared memory"),
     "lines": ({"columns": 48}, mlcflow.LoweringError, "found 96"),
 }
